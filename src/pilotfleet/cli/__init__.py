@@ -1,0 +1,1 @@
+"""The programs: argument parsing, output and exit codes."""

@@ -1,0 +1,1 @@
+"""Fleets: specification, launch, orchestration and workers."""

@@ -1,0 +1,1 @@
+"""Workers: take tasks, run them, return results, report health."""

@@ -1,0 +1,1 @@
+"""The daemon: virtual agents, their tunnels, streams and local socket."""

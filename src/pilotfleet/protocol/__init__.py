@@ -1,0 +1,1 @@
+"""The protocol cores: bytes, events and deadlines, never I/O or a clock."""

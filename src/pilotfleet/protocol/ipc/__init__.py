@@ -1,0 +1,1 @@
+"""Frames on the daemon's local socket (ipc.md)."""

@@ -1,0 +1,1 @@
+"""Messages of the services on well-known ports (services.md)."""

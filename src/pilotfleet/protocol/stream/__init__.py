@@ -1,0 +1,1 @@
+"""Reliable streams inside tunnels (wire.md section 11)."""

@@ -1,0 +1,1 @@
+"""Encrypted tunnels between nodes (wire.md sections 4 to 10)."""

@@ -1,0 +1,1 @@
+"""The registry service: directory, store and servers."""

@@ -1,0 +1,1 @@
+"""The directory: a materialised view, pure memory, every rule."""

@@ -1,0 +1,1 @@
+"""The services that run on an agent's well-known ports."""

@@ -1,0 +1,1 @@
+"""A seeded fake network and a fake clock for tests of the cores."""

@@ -1,0 +1,1 @@
+"""Sockets, the clock and timers: everything that touches the system."""
