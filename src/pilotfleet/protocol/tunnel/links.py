@@ -1,0 +1,229 @@
+"""The peer table of an endpoint: output, events and one heap of deadlines."""
+
+from __future__ import annotations
+
+from collections import deque
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+from pilotfleet.errors import Busy
+from pilotfleet.protocol.beacon import PunchRequest, Relay
+from pilotfleet.protocol.tunnel.config import KEEPALIVE_INTERVAL
+from pilotfleet.protocol.tunnel.events import (
+    Event,
+    KeyWanted,
+    PathWanted,
+    PayloadGrew,
+    TunnelFailed,
+)
+from pilotfleet.protocol.tunnel.keyring import KeyRing
+from pilotfleet.protocol.tunnel.peer import NEVER, Peer
+from pilotfleet.protocol.tunnel.reception import Reception
+from pilotfleet.protocol.tunnel.stats import TunnelStats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pilotfleet.protocol.address import Endpoint
+    from pilotfleet.protocol.identity import Identity
+    from pilotfleet.protocol.tunnel.config import TunnelConfig
+    from pilotfleet.protocol.tunnel.keys import KeyPair
+
+__all__ = ["Links"]
+
+
+class Links:
+    """The lowest layer of `TunnelEndpoint`: peers, and what goes out for them.
+
+    Each peer has one valid entry in the heap, named by its ``wake_at``. Traffic only
+    moves deadlines away, so it leaves the entry alone: the entry fires early, finds
+    nothing to do, and is set again. An earlier deadline pushes a new entry and
+    leaves the old one behind as stale.
+    """
+
+    __slots__ = (
+        "_config",
+        "_events",
+        "_heap",
+        "_out",
+        "_peers",
+        "_queued",
+        "_reception",
+        "_ring",
+        "beacon",
+        "stats",
+    )
+
+    def __init__(
+        self,
+        node_id: int,
+        identity: Identity,
+        *,
+        random_bytes: Callable[[int], bytes],
+        config: TunnelConfig,
+        key_pair: KeyPair | None,
+    ) -> None:
+        self._config = config
+        self._ring = KeyRing(node_id, identity, random_bytes, key_pair)
+        self._peers: dict[int, Peer] = {}
+        self._out: list[tuple[bytes, Endpoint]] = []
+        self._heap: list[tuple[float, int]] = []
+        self._queued = 0
+        # An empty deque takes 600 bytes, and most endpoints of a host are idle.
+        self._events: deque[Event] | None = None
+        self._reception: Reception | None = None
+        self.beacon: Endpoint | None = None
+        """Where discover, punch and relay requests go."""
+        self.stats = TunnelStats()
+
+    @property
+    def node_id(self) -> int:
+        """The own node id; 0 before registration."""
+        return self._ring.node_id
+
+    @node_id.setter
+    def node_id(self, node_id: int) -> None:
+        self._ring.node_id = node_id
+        self._ring.forget_frames()
+
+    def next_event(self) -> Event | None:
+        """Take the oldest event."""
+        if self._events is None:
+            return None
+        event = self._events.popleft()
+        if not self._events:
+            self._events = None
+        return event
+
+    def datagrams_to_send(self) -> list[tuple[bytes, Endpoint]]:
+        """Take what is to be sent, in order."""
+        out, self._out = self._out, []
+        return out
+
+    def next_timer(self) -> float | None:
+        """Return when `handle_timer` wants to be called."""
+        heap = self._heap
+        while heap:
+            deadline, node = heap[0]
+            peer = self._peers.get(node)
+            if peer is not None and peer.wake_at == deadline:
+                return deadline
+            heappop(heap)
+        return None
+
+    def _emit(self, event: Event) -> None:
+        if self._events is None:
+            self._events = deque()
+        self._events.append(event)
+
+    def _emit_if_room(self, event: Event) -> None:
+        """Emit what a remote side may cause without end."""
+        if self._events is not None and len(self._events) >= self._config.max_events:
+            self.stats.dropped += 1
+        else:
+            self._emit(event)
+
+    def _strangers(self) -> Reception:
+        if self._reception is None:
+            self._reception = Reception(self._config)
+        return self._reception
+
+    def _peer(self, node: int, now: float) -> Peer:
+        peer = self._peers.get(node)
+        if peer is None:
+            if len(self._peers) >= self._config.max_peers:
+                raise Busy(f"all {self._config.max_peers} tunnels are in use")
+            peer = self._peers[node] = Peer(node, now)
+        return peer
+
+    def _forget(self, peer: Peer) -> None:
+        self._drop_queue(peer)
+        self._drop_session(peer)
+        del self._peers[peer.node]
+
+    def _drop_session(self, peer: Peer) -> None:
+        """End both sessions, and leave their counters to the key ring."""
+        for session in (peer.previous, peer.session):
+            if session is not None:
+                self._ring.retire(session, peer.node)
+        peer.session = None
+        self._drop_previous(peer)
+
+    def _drop_previous(self, peer: Peer) -> None:
+        peer.previous = None
+        peer.previous_until = NEVER
+        peer.previous_opens = 0
+
+    def _drop_queue(self, peer: Peer) -> None:
+        if peer.queue is not None:
+            self._queued -= len(peer.queue)
+            peer.queue = None
+
+    def _fail(self, peer: Peer, reason: str) -> None:
+        self._drop_queue(peer)
+        self._emit(TunnelFailed(peer.node, reason))
+
+    def _schedule(self, peer: Peer, deadline: float) -> None:
+        """Wake the peer no later than this."""
+        if deadline < peer.wake_at:
+            peer.wake_at = deadline
+            heappush(self._heap, (deadline, peer.node))
+
+    def _resolve(self, peer: Peer, now: float) -> None:
+        peer.resolve_by = now + self._config.resolve_timeout
+        self._emit(PathWanted(peer.node))
+        # Asked for at the same time, so that the answer is there before the PILA.
+        lookup = peer.public_key is None and self._strangers().begin_lookup(
+            peer.node, now
+        )
+        if lookup:
+            self._emit(KeyWanted(peer.node))
+        self._schedule(peer, peer.resolve_by)
+
+    def _transmit(self, peer: Peer, packet: bytes, now: float) -> None:
+        """Seal one packet for a peer with a session, and send it on its path."""
+        session = peer.session
+        assert session is not None
+        frame = session.seal(packet)
+        path = peer.path
+        path.last_send = now
+        stats = self.stats
+        stats.packets_sent += 1
+        stats.bytes_sent += len(packet)
+        if path.address is not None and not path.relayed:
+            self._out.append((frame, path.address))
+        else:
+            self._relay(peer.node, frame)
+        if peer.wake_at > now + KEEPALIVE_INTERVAL:
+            self._schedule(peer, now + KEEPALIVE_INTERVAL)
+
+    def _reply(self, node: int, frame: bytes, source: Endpoint | None) -> None:
+        """Send a frame where another one came from; None means by relay."""
+        if source is None:
+            self._relay(node, frame)
+        else:
+            self._out.append((frame, source))
+
+    def _relay(self, node: int, frame: bytes) -> None:
+        if self.beacon is None:
+            self.stats.dropped += 1
+            return
+        self._out.append((Relay(self.node_id, node, frame).encode(), self.beacon))
+
+    def _punch(self, peer: Peer) -> None:
+        if self.beacon is not None and not peer.path.pinned:
+            request = PunchRequest(self.node_id, peer.node)
+            self._out.append((request.encode(), self.beacon))
+
+    def _use_relay(self, peer: Peer, now: float, *, probe_in: float) -> None:
+        if self.beacon is None:
+            return
+        peer.path.use_relay(now, probe_in=probe_in)
+        self._fall_back(peer)
+        if peer.session is not None:
+            self._schedule(peer, peer.path.next_upgrade)
+
+    def _fall_back(self, peer: Peer) -> None:
+        """Return to the payload size that every path takes."""
+        if peer.growth is not None and peer.growth.fall_back():
+            self._emit(PayloadGrew(peer.node, peer.growth.size))

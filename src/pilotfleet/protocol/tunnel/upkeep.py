@@ -1,0 +1,197 @@
+"""What time brings: retransmission, keepalive, probes, resets, forgetting.
+
+All of it is decided in `Upkeep._wake`, once per due peer; `Peer.next_deadline` is
+its mirror and says when the next of these rules can apply.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop
+from typing import TYPE_CHECKING, Final
+
+from pilotfleet.protocol.tunnel import control
+from pilotfleet.protocol.tunnel.config import (
+    KEEPALIVE_INTERVAL,
+    PATH_PROBE_INTERVAL,
+    PATH_PROBES,
+    PATH_SILENCE,
+    RESET_INTERVAL_AFTER_GIVING_UP,
+    UPGRADE_INTERVAL,
+)
+from pilotfleet.protocol.tunnel.events import PayloadGrew
+from pilotfleet.protocol.tunnel.exchanger import KeyExchanger
+from pilotfleet.protocol.tunnel.growth import Growth
+from pilotfleet.protocol.tunnel.peer import NEVER
+
+if TYPE_CHECKING:
+    from pilotfleet.protocol.packet import Packet
+    from pilotfleet.protocol.tunnel.peer import Exchange, Peer
+
+__all__ = ["Upkeep"]
+
+_RESOLUTION: Final = 0.001
+"""A peer is not woken twice within this time, whatever its deadlines say."""
+
+
+class Upkeep(KeyExchanger):
+    """The layer of `TunnelEndpoint` that keeps tunnels alive."""
+
+    __slots__ = ()
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due."""
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            deadline, node = heappop(heap)
+            peer = self._peers.get(node)
+            if peer is None or peer.wake_at != deadline:
+                continue
+            peer.wake_at = NEVER
+            self._wake(peer, now)
+            if node in self._peers:
+                next_deadline = peer.next_deadline(now)
+                self._schedule(peer, max(next_deadline, now + _RESOLUTION))
+
+    def _wake(self, peer: Peer, now: float) -> None:
+        if now >= peer.previous_until and peer.previous is not None:
+            self._ring.retire(peer.previous, peer.node)
+            self._drop_previous(peer)
+        if now >= peer.forget_at:
+            self._forget(peer)
+            return
+        if now >= peer.resolve_by:
+            self.path_failed(peer.node, now)
+        if peer.exchange is not None and now >= peer.exchange.deadline:
+            self._continue_exchange(peer, peer.exchange, now)
+        if peer.session is not None:
+            self._tend(peer, now)
+
+    def path_failed(self, peer: int, now: float) -> None:
+        """Take a refusal to resolve the peer: drop its packets and emit a failure.
+
+        Not while keys are exchanged on the path known so far: during a path reset
+        the registry may be down, and the peer alive.
+        """
+        entry = self._peers.get(peer)
+        if entry is None or not entry.is_resolving:
+            return
+        entry.resolve_by = NEVER
+        if entry.session is None and entry.exchange is None:
+            self._fail(entry, "the peer could not be resolved")
+            self._forget(entry)
+
+    def _continue_exchange(self, peer: Peer, exchange: Exchange, now: float) -> None:
+        if exchange.given_up:
+            self._recover(peer, now)
+        elif exchange.is_spent:
+            exchange.give_up(now)
+            self._fail(peer, "the peer does not answer")
+        else:
+            if exchange.sends == 1:
+                self._use_relay(peer, now, probe_in=UPGRADE_INTERVAL)
+            self._send_exchange(peer, now, request=True)
+
+    def _recover(self, peer: Peer, now: float) -> None:
+        """Begin anew after giving up, if the peer is still wanted (6.4)."""
+        peer.exchange = None
+        rested = now - peer.last_reset >= RESET_INTERVAL_AFTER_GIVING_UP
+        if peer.is_in_use(now) and rested:
+            self._reset_path(peer, now)
+        elif peer.queue:
+            self._start_exchange(peer, now, request=True)
+
+    def _reset_path(self, peer: Peer, now: float) -> None:
+        """Forget keys and path, and find both again (9.4)."""
+        peer.last_reset = now
+        peer.path_probes = 0
+        self._drop_session(peer)
+        self._fall_back(peer)
+        peer.path.pin(False)
+        self._use_relay(peer, now, probe_in=UPGRADE_INTERVAL)
+        self._resolve(peer, now)
+        self._start_exchange(peer, now, request=True)
+
+    def _tend(self, peer: Peer, now: float) -> None:
+        """Keep a tunnel with a session usable."""
+        if peer.growth is not None and now >= peer.growth.deadline:
+            self._growth_timed_out(peer, peer.growth, now)
+        if not peer.is_in_use(now):
+            return
+        path = peer.path
+        if path.relayed and not path.pinned and now >= path.next_upgrade:
+            self._probe_upgrade(peer, now)
+        if now - path.last_receive < PATH_SILENCE:
+            peer.path_probes = 0
+        elif now >= peer.path_probe_at:
+            self._probe_path(peer, now)
+        if peer.session is not None and now - path.last_send >= KEEPALIVE_INTERVAL:
+            self._transmit(peer, control.keepalive(self.node_id), now)
+
+    def _probe_path(self, peer: Peer, now: float) -> None:
+        if peer.path_probes >= PATH_PROBES:
+            self._reset_path(peer, now)
+            return
+        peer.path_probes += 1
+        peer.next_path_probe = now + PATH_PROBE_INTERVAL
+        probe = control.ping(self.node_id, peer.node, control.PATH_PROBE)
+        self._transmit(peer, probe, now)
+
+    def _probe_upgrade(self, peer: Peer, now: float) -> None:
+        """Show a relayed peer that the direct path works (9.3)."""
+        path = peer.path
+        if path.next_probe(now):
+            self._punch(peer)
+        if path.address is not None and peer.session is not None:
+            probe = control.upgrade_probe(self.node_id, peer.node)
+            self._out.append((peer.session.seal(probe), path.address))
+
+    def want_large_payload(self, peer: int, now: float) -> None:
+        """Find out whether the path carries more than 1152 bytes of payload."""
+        entry = self._peers.get(peer)
+        if entry is None or entry.session is None:
+            return
+        growth = entry.growth = entry.growth or Growth()
+        growth.wanted = True
+        self._grow(entry, growth, now)
+
+    def _grow(self, peer: Peer, growth: Growth, now: float) -> None:
+        """Take the next step: greet, or probe a size."""
+        if not growth.has_greeted:
+            self._greet(peer, growth, now)
+        # A datagram of this size must not meet the relay, whose path is unknown.
+        size = 0 if peer.path.relayed else growth.next_probe(now)
+        if size:
+            probe = control.ping(self.node_id, peer.node, bytes(size))
+            self._transmit(peer, probe, now)
+        self._schedule(peer, growth.deadline)
+
+    def _greet(self, peer: Peer, growth: Growth, now: float) -> None:
+        if growth.next_hello(now):
+            hello = control.ping(self.node_id, peer.node, control.HELLO)
+            self._transmit(peer, hello, now)
+            self._schedule(peer, growth.deadline)
+
+    def _growth_timed_out(self, peer: Peer, growth: Growth, now: float) -> None:
+        if growth.probing:
+            growth.probe_lost()
+        else:
+            self._greet(peer, growth, now)
+
+    def _hello_received(self, peer: Peer, now: float) -> None:
+        growth = peer.growth = peer.growth or Growth()
+        growth.is_pilotfleet = True
+        self._grow(peer, growth, now)
+
+    def _hello_or_probe_answered(self, peer: Peer, packet: Packet, now: float) -> bool:
+        """Take a pong; True if it answered a greeting or a probe of ours."""
+        growth = peer.growth
+        if growth is None or packet.dst_port:
+            return False
+        if packet.payload == control.HELLO:
+            growth.hello_answered()
+            return True
+        if not growth.probe_answered(len(packet.payload)):
+            return False
+        self._emit(PayloadGrew(peer.node, growth.size))
+        self._grow(peer, growth, now)
+        return True
