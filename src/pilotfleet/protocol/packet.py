@@ -102,4 +102,4 @@ def decode_packet(data: bytes) -> Packet:
         raise DecodeError("packet checksum does not match")
     if fields[0] >> 4 != VERSION:
         raise DecodeError(f"packet version {fields[0] >> 4}")
-    return Packet(fields[1], fields[0] & 0x0F, *fields[3:12], payload)
+    return Packet._make((fields[1], fields[0] & 0x0F, *fields[3:12], payload))

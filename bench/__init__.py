@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m bench``. They print what they measured and judge nothing."""

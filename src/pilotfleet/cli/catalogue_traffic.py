@@ -1,0 +1,371 @@
+"""Rows of the command table: peers, events, tasks, networks."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["ROWS"]
+
+_NODE: Final = "<node_id|address|hostname>"
+_PEER: Final = "<address|hostname>"
+_BODY: Final = "registry reply"
+_PAGE: Final = "[--count <n>] [--timeout <dur>]"
+
+ROWS: Final[dict[str, tuple[str, str, str, str, str]]] = {
+    "connect": (
+        "talk",
+        "streams:connect",
+        f"{_PEER} [port] [--message <msg>] [--timeout <dur>]",
+        "Send a message or standard input and print the first answer",
+        "target, port, sent, response",
+    ),
+    "send": (
+        "talk",
+        "streams:send",
+        f"{_PEER} <port> --data <msg> [--timeout <dur>]",
+        "Send data to a port and print the first answer",
+        "target, port, sent, response",
+    ),
+    "recv": (
+        "talk",
+        "streams:recv",
+        f"<port> {_PAGE}",
+        "Take streams on a port and print what each one carried",
+        "messages [{seq, port, data, bytes}], timeout (bool)",
+    ),
+    "dgram": (
+        "talk",
+        "streams:dgram",
+        f"{_PEER} <port> --data <msg>",
+        "Send one datagram",
+        "target, port, bytes, confirmed (bool)",
+    ),
+    "listen": (
+        "talk",
+        "streams:listen",
+        f"<port> {_PAGE}",
+        (
+            "Print the datagrams that arrive for a port; one object per line without"
+            " --count"
+        ),
+        "messages [{src_addr, src_port, data, bytes}], timeout (bool)",
+    ),
+    "broadcast": (
+        "talk",
+        "streams:broadcast",
+        "<network_id> <message> [--port <port>]",
+        "Send a datagram to all members of a network (admin token)",
+        "network_id, port, bytes",
+    ),
+    "subscribe": (
+        "events",
+        "events:subscribe",
+        f"{_PEER} <topic> {_PAGE}",
+        "Print the events of a topic at a node; one object per line without --count",
+        "events [{topic, data, bytes}], timeout (bool)",
+    ),
+    "publish": (
+        "events",
+        "events:publish",
+        f"{_PEER} <topic> --data <message>",
+        "Publish an event at a node",
+        "target, topic, bytes",
+    ),
+    "events subscribe": (
+        "events",
+        "events:events_subscribe",
+        f"--topic <pattern> [--broker <name>] [--since <dur>] {_PAGE}",
+        "Print the events of a topic pattern at the fleet's broker",
+        "events [{topic, data, bytes}], timeout (bool)",
+    ),
+    "events publish": (
+        "events",
+        "events:events_publish",
+        "--topic <topic> --data <message> [--broker <name>]",
+        "Publish an event at the fleet's broker",
+        "target, topic, bytes",
+    ),
+    "task submit": (
+        "tasks",
+        "tasks:submit",
+        f"{_PEER} --task <description>",
+        "Give a node a task",
+        "target, task_id, task, status (200 or 400), message, accepted (bool)",
+    ),
+    "task accept": (
+        "tasks",
+        "tasks:accept",
+        "--id <task_id>",
+        "Take a task that was submitted to this node",
+        "task_id, status, message",
+    ),
+    "task decline": (
+        "tasks",
+        "tasks:decline",
+        "--id <task_id> --justification <reason>",
+        "Refuse a task that was submitted to this node",
+        "task_id, status, justification, message",
+    ),
+    "task execute": (
+        "tasks",
+        "tasks:execute",
+        "",
+        "Begin the oldest accepted task",
+        "task_id, task_description, status, from",
+    ),
+    "task send-results": (
+        "tasks",
+        "tasks:send_results",
+        "--id <task_id> (--results <text> | --file <path>)",
+        "Return a task's result",
+        "task_id, status, sent_to, sent_type, filename, file_size",
+    ),
+    "task list": (
+        "tasks",
+        "tasks:list_tasks",
+        "[--type received|submitted]",
+        "List submitted and received tasks",
+        (
+            "tasks [{task_id, description, status, status_justification, from, to,"
+            " created_at, category}]"
+        ),
+    ),
+    "task queue": (
+        "tasks",
+        "tasks:queue",
+        "",
+        "List the accepted tasks in the order of their execution",
+        "queue [{task_id, description, from, created_at}], count",
+    ),
+    "task result": (
+        "tasks",
+        "tasks:result",
+        "<task_id> [--out <path>]",
+        "Show a task's result",
+        "task_id, type, content, path",
+    ),
+    "task cancel": (
+        "tasks",
+        "tasks:cancel",
+        "<task_id>",
+        "Take a submitted task back",
+        "task_id, status, message",
+    ),
+    "network list": ("network", "network:list_networks", "", "List networks", _BODY),
+    "network join": (
+        "network",
+        "network:join",
+        "<network_id> [--token TOKEN] [--node-id N]",
+        "Join a network; with --node-id any node (admin token)",
+        _BODY,
+    ),
+    "network leave": (
+        "network",
+        "network:leave",
+        "<network_id>",
+        "Leave a network",
+        _BODY,
+    ),
+    "network members": (
+        "network",
+        "network:members",
+        "<network_id>",
+        "List the members of a network",
+        _BODY,
+    ),
+    "network invite": (
+        "network",
+        "network:invite",
+        f"<network_id> {_NODE}",
+        "Invite a node to a network",
+        _BODY,
+    ),
+    "network invites": (
+        "network",
+        "network:invites",
+        "",
+        "List invitations to this node",
+        _BODY,
+    ),
+    "network accept": (
+        "network",
+        "network:accept",
+        "<network_id>",
+        "Accept an invitation",
+        _BODY,
+    ),
+    "network reject": (
+        "network",
+        "network:reject",
+        "<network_id>",
+        "Refuse an invitation",
+        _BODY,
+    ),
+    "network create": (
+        "network",
+        "network:create",
+        (
+            "--name <name> [--join-rule open|token|invite] [--token T] [--enterprise]"
+            " [--node-id N] [--rules '<json>'] [--rules-file path]"
+        ),
+        "Create a network (admin token)",
+        _BODY,
+    ),
+    "network delete": (
+        "network",
+        "network:delete",
+        "<network_id>",
+        "Delete a network (admin token)",
+        _BODY,
+    ),
+    "network rename": (
+        "network",
+        "network:rename",
+        "<network_id> <new_name>",
+        "Rename a network (admin token)",
+        _BODY,
+    ),
+    "network promote": (
+        "network",
+        "network:promote",
+        f"<network_id> {_NODE}",
+        "Make a member an admin (admin token)",
+        _BODY,
+    ),
+    "network demote": (
+        "network",
+        "network:demote",
+        f"<network_id> {_NODE}",
+        "Make an admin a member (admin token)",
+        _BODY,
+    ),
+    "network kick": (
+        "network",
+        "network:kick",
+        f"<network_id> {_NODE}",
+        "Remove a member (admin token)",
+        _BODY,
+    ),
+    "network role": (
+        "network",
+        "network:role",
+        f"<network_id> {_NODE}",
+        "Show a member's role",
+        _BODY,
+    ),
+    "network policy": (
+        "network",
+        "network:network_policy",
+        "<network_id> [--max-members N] [--description S] [--allowed-ports 1,2]",
+        "Show a network's policy, or change it (admin token)",
+        _BODY,
+    ),
+    "set-webhook": (
+        "admin",
+        "node:set_webhook",
+        "<url>",
+        "Let the daemon post its events to a URL",
+        "webhook, applied (bool)",
+    ),
+    "clear-webhook": (
+        "admin",
+        "node:clear_webhook",
+        "",
+        "Stop posting events",
+        "webhook, applied (bool)",
+    ),
+    "managed status": (
+        "admin",
+        "network:managed_status",
+        "[--net <id>]",
+        "Show the engine of a managed network",
+        "engine state",
+    ),
+    "managed cycle": (
+        "admin",
+        "network:managed_cycle",
+        "--force [--net <id>]",
+        "Run a cycle of a managed network now",
+        "cycle result",
+    ),
+    "managed reconcile": (
+        "admin",
+        "network:managed_reconcile",
+        "--net <id>",
+        "Compare a managed network with the registry now",
+        "network_id, peers",
+    ),
+    "managed score": (
+        "admin",
+        "network:managed_score",
+        f"{_NODE} [--net <id>] [--delta <n>] [--topic <t>]",
+        "Change a node's score in a network (daemons up to 1.9.1)",
+        "daemon reply",
+    ),
+    "managed rankings": (
+        "admin",
+        "network:managed_rankings",
+        "[--net <id>]",
+        "List a network's scores (daemons up to 1.9.1)",
+        "daemon reply",
+    ),
+    "policy get": (
+        "admin",
+        "network:policy_get",
+        "--net <id>",
+        "Show the policy that the daemon applies in a network",
+        "network_id, engine, expr_policy",
+    ),
+    "policy set": (
+        "admin",
+        "network:policy_set",
+        "--net <id> (--file <f> | --inline <json>)",
+        "Give a network a policy (admin token)",
+        "network_id, applied",
+    ),
+    "policy validate": (
+        "admin",
+        "network:policy_validate",
+        "(--file <f> | --inline <json>)",
+        "Check a policy's form",
+        "valid, rules",
+    ),
+    "member-tags get": (
+        "admin",
+        "network:member_tags_get",
+        f"--net <id> --node {_NODE}",
+        "Show the tags of a network's member",
+        _BODY,
+    ),
+    "member-tags set": (
+        "admin",
+        "network:member_tags_set",
+        f"--net <id> --node {_NODE} --tags a,b",
+        "Set the tags of a network's member",
+        _BODY,
+    ),
+    "send-message": (
+        "later",
+        "",
+        f"{_PEER} --data <text>",
+        "Send a message to a node's inbox",
+        "target, to, type, bytes, ack",
+    ),
+    "send-file": (
+        "later",
+        "",
+        f"{_PEER} <path>",
+        "Send a file to a node",
+        "filename, bytes, destination",
+    ),
+    "inbox": ("later", "", "", "List received messages", "messages, total, shown"),
+    "received": ("later", "", "", "List received files", "files, total, shown"),
+    "gateway": (
+        "later",
+        "",
+        "start|stop|map|unmap|list",
+        "Reach agents by IP address",
+        "mappings, total",
+    ),
+}
+"""By the command's words: the fields of ``catalogue.Spec``."""

@@ -1,0 +1,385 @@
+"""Flags of ``pilot-daemon`` (cli.md section 4.4) and what they configure.
+
+A setting comes from, strongest first: flag, environment, config.json, default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import pilotfleet
+from pilotfleet.cli.durations import parse_duration
+from pilotfleet.cli.settings import DEFAULT_BEACON, DEFAULT_REGISTRY, default_socket
+from pilotfleet.errors import ConfigError, DecodeError, InvalidArgument
+from pilotfleet.node.config import AgentSpec, HostConfig, NetworkToJoin
+from pilotfleet.protocol.registry.endpoints import parse_endpoint
+from pilotfleet.protocol.registry.names import check_hostname, normalise_tags
+from pilotfleet.transport.framed import TlsConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pilotfleet.protocol.address import Endpoint
+
+__all__ = ["DaemonOptions", "read_options"]
+
+logger = logging.getLogger(__name__)
+
+_TEXTS: Final = """
+    admin-token advertise-endpoint beacon config email endpoint hostname identity
+    keepalive listen log-format log-level log-max-backups log-max-size
+    max-conns-per-port max-conns-total networks owner registry registry-fingerprint
+    registry-trust socket time-wait webhook webhook-secret
+    agent-prefix agent-sockets agents broker fleet home ready-file stagger
+""".split()  # noqa: SIM905 - a list of names is easier to read and to sort so.
+"""Flags with a value; the last line are not of the official program."""
+_SWITCHES: Final = """
+    encrypt no-dataexchange no-echo no-eventstream public registry-tls relay-only
+    trust-auto-approve
+""".split()  # noqa: SIM905
+_IGNORED_TEXTS: Final = """
+    compat-beacon idle-timeout motd-feed-url motd-interval pprof proxy proxy-cmd
+    rekey-whitelist reply-whitelist sandbox-dir security-profile syn-rate-limit
+    syn-whitelist telemetry-url tls-trust transport
+""".split()  # noqa: SIM905
+"""Of the vendor's cloud, or of parts of the reference that we do not have."""
+_IGNORED_SWITCHES: Final = """
+    beacon-rtt-probe dataexchange-b64 no-addr-watch no-path-watch no-rx-watchdog
+    no-skillinject no-tasksubmit sandbox strict-dataplane-trust
+""".split()  # noqa: SIM905
+
+ENVIRONMENT: Final = {
+    "registry": "PILOT_REGISTRY",
+    "beacon": "PILOT_BEACON",
+    "socket": "PILOT_SOCKET",
+    "admin_token": "PILOT_ADMIN_TOKEN",
+    "registry_trust": "PILOT_REGISTRY_TRUST",
+    "registry_fingerprint": "PILOT_REGISTRY_FINGERPRINT",
+    "webhook_secret": "PILOT_WEBHOOK_SECRET",
+    "broker": "PILOT_BROKER",
+}
+JOIN_TOKEN: Final = "PILOT_JOIN_TOKEN"
+"""Token for ``--join``: a command line can be read by every user."""
+SERVICE_SWITCHES: Final = {
+    "no_echo": 7,
+    "no_dataexchange": 1001,
+    "no_eventstream": 1002,
+}
+DEFAULT_KEEPALIVE: Final = "60s"
+TRUTHS: Final = {"1": True, "t": True, "true": True, "0": False, "f": False}
+TRUTHS_FALSE: Final = "false"
+MAX_AGENTS: Final = 100_000
+_FINGERPRINT: Final = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonOptions:
+    """Everything the command line and its surroundings say."""
+
+    host: HostConfig
+    log_level: str
+    log_format: str
+    log_max_bytes: int
+    log_backups: int
+    ready_file: Path | None
+    ignored: tuple[str, ...]
+    """Flags that were given and mean nothing here."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InvalidArgument(message, hint="pilot-daemon --help lists the flags")
+
+
+def read_options(argv: Sequence[str] | None) -> DaemonOptions:
+    """Read flags, environment and config.json.
+
+    Raises:
+        InvalidArgument: A flag, variable or value is wrong; the message names it.
+    """
+    flags = vars(_make_parser().parse_args(argv))
+    home = _home(flags["home"])
+    settings = _Settings(flags, _read_config(flags["config"], home))
+    ignored = tuple(
+        name
+        for name in (*_IGNORED_TEXTS, *_IGNORED_SWITCHES)
+        if flags[_key(name)] is not None
+    )
+    return DaemonOptions(
+        host=_host_config(settings, home),
+        log_level=settings.text("log_level", "info"),
+        log_format=settings.text("log_format", "text"),
+        log_max_bytes=settings.number("log_max_size", 50) * 1024 * 1024,
+        log_backups=settings.number("log_max_backups", 3),
+        ready_file=Path(flags["ready_file"]) if flags["ready_file"] else None,
+        ignored=ignored,
+    )
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="pilot-daemon",
+        description="Host agents of the Pilot Protocol overlay.",
+        allow_abbrev=False,
+    )
+    for name in _TEXTS:
+        parser.add_argument(f"-{name}", f"--{name}")
+    for name in _SWITCHES:
+        # As in Go: a switch may be given a value, -encrypt=false.
+        parser.add_argument(f"-{name}", f"--{name}", nargs="?", const="true")
+    ignored = parser.add_argument_group("accepted and ignored")
+    for name in _IGNORED_TEXTS:
+        ignored.add_argument(f"-{name}", f"--{name}")
+    for name in _IGNORED_SWITCHES:
+        ignored.add_argument(f"-{name}", f"--{name}", nargs="?", const="true")
+    for name, metavar in (("tag", "T"), ("join", "NETWORK[:TOKEN]")):
+        parser.add_argument(
+            f"-{name}", f"--{name}", action="append", default=[], metavar=metavar
+        )
+    parser.add_argument(
+        "-version",
+        "--version",
+        action="version",
+        version=f"pilotfleet {pilotfleet.__version__}",
+    )
+    return parser
+
+
+class _Settings:
+    """One setting after the other, by the precedence of the module's docstring."""
+
+    def __init__(self, flags: dict[str, Any], config: dict[str, Any]) -> None:
+        self.flags = flags
+        self._config = config
+
+    def text(self, key: str, default: str = "") -> str:
+        given = self.flags.get(key)
+        if given is not None:
+            return str(given)
+        variable = os.environ.get(ENVIRONMENT.get(key, ""), "")
+        if variable:
+            return variable
+        value = self._config.get(key)
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        return default if value is None or value == "" else str(value)
+
+    def switch(self, key: str, default: bool = False) -> bool:
+        text = self.text(key).lower()
+        if not text:
+            return default
+        if text == TRUTHS_FALSE:
+            return False
+        if text not in TRUTHS:
+            raise InvalidArgument(f"{_flag(key)}: {text!r} is not true or false")
+        return TRUTHS[text]
+
+    def number(self, key: str, default: int) -> int:
+        text = self.text(key, str(default))
+        if not (text.isascii() and text.isdigit()):
+            raise InvalidArgument(f"{_flag(key)}: {text!r} is not a number")
+        return int(text)
+
+    def seconds(self, key: str, default: str) -> float:
+        return parse_duration(self.text(key, default), _flag(key))
+
+    def endpoint(self, key: str, default: str = "") -> Endpoint | None:
+        text = self.text(key, default)
+        if not text:
+            return None
+        try:
+            return parse_endpoint(text)
+        except DecodeError:
+            raise InvalidArgument(f"{_flag(key)}: {text!r} is not host:port") from None
+
+
+def _host_config(settings: _Settings, home: Path) -> HostConfig:
+    if not settings.switch("encrypt", default=True):
+        raise InvalidArgument("tunnel encryption cannot be turned off")
+    registry = settings.endpoint("registry", DEFAULT_REGISTRY)
+    assert registry is not None
+    beacon = settings.endpoint("beacon")
+    if beacon is None and settings.text("registry", DEFAULT_REGISTRY) == (
+        DEFAULT_REGISTRY
+    ):
+        beacon = parse_endpoint(DEFAULT_BEACON)
+    agent_sockets = settings.text("agent_sockets")
+    return HostConfig(
+        home=home,
+        agents=_agents(settings, home),
+        registry=registry,
+        beacon=beacon,
+        tls=_tls(settings),
+        socket=Path(settings.text("socket", default_socket())),
+        agent_sockets=Path(agent_sockets) if agent_sockets else None,
+        networks=_networks(settings),
+        broker=settings.text("broker") or None,
+        owner=settings.text("email") or settings.text("owner"),
+        admin_token=settings.text("admin_token"),
+        trust_auto_approve=settings.switch("trust_auto_approve"),
+        services_off=frozenset(
+            port for key, port in SERVICE_SWITCHES.items() if settings.switch(key)
+        ),
+        webhook=settings.text("webhook"),
+        webhook_secret=settings.text("webhook_secret"),
+        keepalive_s=settings.seconds("keepalive", DEFAULT_KEEPALIVE) or 60.0,
+        time_wait_s=settings.seconds("time_wait", "10s"),
+        max_connections_per_port=settings.number("max_conns_per_port", 1024),
+        max_connections=settings.number("max_conns_total", 65536),
+        stagger_s=settings.seconds("stagger", "0s"),
+    )
+
+
+def _agents(settings: _Settings, home: Path) -> tuple[AgentSpec, ...]:
+    """Return the agents: the numbered ones, the named one, or both.
+
+    Without --agents there is the one agent of an official daemon. With it there are
+    just the numbered ones, unless --hostname or --identity asks for that one, too.
+    """
+    flags = settings.flags
+    count, prefix, tags = _numbered(settings)
+    named = flags["hostname"] is not None or flags["identity"] is not None
+    specs = []
+    if named or not count:
+        specs.append(_named_agent(settings, home, tags))
+    listen = settings.endpoint("listen") or ("", 0)
+    for number in range(1, count + 1):
+        name = f"{prefix}{number}"
+        folder = home / "agents" / name
+        specs.append(
+            AgentSpec(
+                name=name,
+                home=folder,
+                identity_path=folder / "identity.json",
+                hostname=name,
+                tags=tags,
+                is_public=settings.switch("public"),
+                # One socket each: a port that was asked for goes to the first.
+                listen=listen if not specs else (listen[0], 0),
+                relay_only=settings.switch("relay_only"),
+            )
+        )
+    return tuple(specs)
+
+
+def _named_agent(settings: _Settings, home: Path, tags: tuple[str, ...]) -> AgentSpec:
+    hostname = settings.text("hostname")
+    if hostname:
+        check_hostname(hostname)
+    identity = settings.text("identity")
+    advertise = settings.endpoint("advertise_endpoint") or settings.endpoint("endpoint")
+    return AgentSpec(
+        name=hostname or "agent",
+        home=home,
+        identity_path=Path(identity) if identity else home / "identity.json",
+        hostname=hostname,
+        tags=tags,
+        is_public=settings.switch("public"),
+        listen=settings.endpoint("listen") or ("", 0),
+        advertise=advertise,
+        relay_only=settings.switch("relay_only"),
+    )
+
+
+def _numbered(settings: _Settings) -> tuple[int, str, tuple[str, ...]]:
+    """Return how many numbered agents there are, their prefix, and all tags."""
+    flags = settings.flags
+    count = settings.number("agents", 0)
+    prefix = settings.text("agent_prefix", "worker-")
+    tags = tuple(flags["tag"])
+    if flags["fleet"]:
+        workers = _read_fleet(Path(flags["fleet"]))
+        count = count or workers["count"]
+        prefix = flags["agent_prefix"] or workers["prefix"]
+        tags = tags or tuple(workers["tags"])
+    if count > MAX_AGENTS:
+        raise InvalidArgument(f"--agents: {count} agents (max {MAX_AGENTS})")
+    if count:
+        check_hostname(f"{prefix}{count}")
+    return count, prefix, tuple(normalise_tags(tags))
+
+
+def _read_fleet(path: Path) -> dict[str, Any]:
+    """Read what a daemon needs of a fleet specification."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+    workers = table.get("workers", {})
+    found = {
+        "count": workers.get("count", 1),
+        "prefix": workers.get("prefix", "worker-"),
+        "tags": workers.get("tags", ["worker"]),
+    }
+    if not isinstance(found["count"], int) or not isinstance(found["tags"], list):
+        raise ConfigError(f"{path}: [workers] needs a number count and a list tags")
+    return found
+
+
+def _networks(settings: _Settings) -> tuple[NetworkToJoin, ...]:
+    token = os.environ.get(JOIN_TOKEN, "")
+    listed = [part.strip() for part in settings.text("networks").split(",")]
+    joins = [NetworkToJoin(part) for part in listed if part]
+    for text in settings.flags["join"]:
+        network, separator, own_token = text.partition(":")
+        if not network:
+            raise InvalidArgument(f"--join: {text!r} names no network")
+        joins.append(NetworkToJoin(network, own_token if separator else token))
+    return tuple(joins)
+
+
+def _tls(settings: _Settings) -> TlsConfig | None:
+    fingerprint = settings.text("registry_fingerprint").lower()
+    if not settings.switch("registry_tls") and not fingerprint:
+        return None
+    if settings.text("registry_trust", "pinned") == "system":
+        return TlsConfig()
+    if not _FINGERPRINT.fullmatch(fingerprint):
+        raise InvalidArgument(
+            "--registry-fingerprint: 64 hex digits are needed to pin the registry",
+            hint="or trust the system's authorities with --registry-trust system",
+        )
+    return TlsConfig(fingerprint=fingerprint)
+
+
+def _home(flag: str | None) -> Path:
+    if flag:
+        return Path(flag).expanduser().absolute()
+    return Path(os.environ.get("PILOT_HOME") or Path.home()).absolute() / ".pilot"
+
+
+def _read_config(flag: str | None, home: Path) -> dict[str, Any]:
+    """Read config.json; ``-`` and ``_`` are the same in its keys."""
+    path = Path(flag) if flag else home / "config.json"
+    try:
+        config = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        if flag:
+            raise ConfigError(f"configuration {path} does not exist") from None
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        # The reference goes on with its defaults, and so do we.
+        logger.warning("cannot read %s: %s", path, error)
+        return {}
+    if not isinstance(config, dict):
+        logger.warning("%s does not hold an object", path)
+        return {}
+    return {_key(str(key)): value for key, value in config.items()}
+
+
+def _key(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _flag(key: str) -> str:
+    return "--" + key.replace("_", "-")

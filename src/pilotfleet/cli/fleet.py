@@ -1,0 +1,271 @@
+"""``pilotctl fleet run``: start a fleet, run its tasks, stop it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from pilotfleet.cli.arguments import parse_arguments
+from pilotfleet.cli.fleetprogress import RunProgress
+from pilotfleet.cli.output import Output
+from pilotfleet.client.daemon import DaemonClient
+from pilotfleet.errors import InvalidArgument, NotSupported, PilotError, StorageError
+from pilotfleet.fleet.healthwatch import HealthWatch
+from pilotfleet.fleet.launcher import Launcher
+from pilotfleet.fleet.orchestrator import Orchestrator, OrchestratorConfig
+from pilotfleet.fleet.retry import RetryPolicy
+from pilotfleet.fleet.schedule import ScheduleConfig
+from pilotfleet.fleet.spec import load_spec
+from pilotfleet.fleet.taskfile import load_tasks
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from typing import BinaryIO
+
+    from pilotfleet.cli.arguments import Arguments
+    from pilotfleet.fleet.schedule import TaskResult
+    from pilotfleet.fleet.spec import FleetSpec
+    from pilotfleet.fleet.taskfile import TaskLine
+
+__all__ = ["main"]
+
+USAGE: Final = (
+    "usage: pilotctl fleet run SPEC --tasks FILE --results FILE [--home DIR] [--json]"
+)
+LATER: Final = frozenset(
+    ["up", "status", "scale", "submit", "top", "logs", "rollout", "down", "systemd"]
+)
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_INTERRUPTED: Final = 130
+EXTRA_OPEN: Final = 1
+"""Tasks given to a worker beyond those it runs, so that it never waits for one."""
+LOST_ATTEMPTS: Final = RetryPolicy().max_attempts
+
+
+def main(arguments: list[str], json: bool) -> int:
+    """Run a fleet command and return the exit code.
+
+    Raises:
+        PilotError: What is wrong, for ``pilotctl`` to print.
+    """
+    output = Output(json=json)
+    words = parse_arguments(arguments)
+    command = words.positional(0)
+    if command in LATER:
+        raise NotSupported(f"fleet {command} is not implemented yet", hint=USAGE)
+    if words.has("help") or words.has("h"):
+        output.text(USAGE)
+        return EXIT_OK
+    if command != "run":
+        raise InvalidArgument(
+            f"unknown fleet command: {command or '(none)'}", hint=USAGE
+        )
+    return _run(words, output)
+
+
+def _run(words: Arguments, output: Output) -> int:
+    if len(words.positionals) != 2 or not (
+        words.text("tasks") and words.text("results")
+    ):
+        raise InvalidArgument("fleet run needs SPEC, --tasks and --results", hint=USAGE)
+    spec = load_spec(Path(words.positional(1)))
+    tasks = load_tasks(Path(words.text("tasks")))
+    with contextlib.ExitStack() as stack:
+        results = stack.enter_context(_open_results(Path(words.text("results"))))
+        home = (
+            Path(words.text("home")).absolute()
+            if words.has("home")
+            else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pilot-")))
+        )
+        progress = stack.enter_context(RunProgress(len(tasks), quiet=output.json))
+        run = _Run(spec, tasks, home, results=results, progress=progress)
+        try:
+            summary = asyncio.run(_until_signal(run))
+        except asyncio.CancelledError:
+            return EXIT_INTERRUPTED
+        progress.close()
+    if output.json:
+        output.line(summary)
+    else:
+        output.text(_describe(summary, words.text("results")))
+    return EXIT_OK if summary["succeeded"] == summary["tasks"] else EXIT_FAILED
+
+
+async def _until_signal(run: _Run) -> dict[str, Any]:
+    """Run; a SIGTERM stops the fleet as an interrupt does."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await run.run()
+
+
+class _Run:
+    """One batch of tasks on one fleet."""
+
+    def __init__(
+        self,
+        spec: FleetSpec,
+        tasks: Sequence[TaskLine],
+        home: Path,
+        *,
+        results: BinaryIO,
+        progress: RunProgress,
+    ) -> None:
+        self._spec = spec
+        self._tasks = tasks
+        self._home = home
+        self._results = results
+        self._progress = progress
+        self._health = HealthWatch()
+        self._succeeded = 0
+        self._retried = 0
+        self._durations_ms: list[float] = []
+        self._workers: set[str] = set()
+
+    async def run(self) -> dict[str, Any]:
+        """Start the fleet, run every task, stop the fleet, return the summary.
+
+        Raises:
+            PilotError: The fleet did not start, or a part of it ended.
+        """
+        launched = time.monotonic()
+        async with Launcher(
+            self._spec, self._home, progress=self._progress.say
+        ) as fleet:
+            started = time.monotonic()
+            await self._work(fleet)
+            wall_s = time.monotonic() - started
+            self._progress.say("stopping")
+        return self._summary(start_s=started - launched, wall_s=wall_s)
+
+    async def _work(self, fleet: Launcher) -> None:
+        """Run the tasks; stop at once when a program of the fleet ends."""
+        work = asyncio.ensure_future(self._orchestrate(fleet))
+        watch = asyncio.ensure_future(fleet.watch())
+        try:
+            await asyncio.wait([work, watch], return_when=asyncio.FIRST_COMPLETED)
+            for task in (work, watch):
+                if task.done():
+                    task.result()
+        finally:
+            for task in (work, watch):
+                task.cancel()
+            await asyncio.gather(work, watch, return_exceptions=True)
+
+    async def _orchestrate(self, fleet: Launcher) -> None:
+        async with (
+            await DaemonClient.connect(fleet.hub_socket) as events,
+            await DaemonClient.connect(fleet.hub_socket) as client,
+        ):
+            health = asyncio.ensure_future(self._health.run(events))
+            orchestrator = Orchestrator(client, self._config())
+            self._progress.say("working")
+            try:
+                async for result in orchestrator.run(_stream(self._tasks)):
+                    self._take(result)
+            finally:
+                health.cancel()
+                # Health is for people; it never decides about the run.
+                with contextlib.suppress(asyncio.CancelledError, PilotError):
+                    await health
+
+    def _config(self) -> OrchestratorConfig:
+        workers = self._spec.workers
+        return OrchestratorConfig(
+            tags=workers.tags,
+            schedule=ScheduleConfig(
+                concurrency=workers.concurrency + EXTRA_OPEN,
+                policy=RetryPolicy(
+                    max_attempts=LOST_ATTEMPTS + workers.retry_failed,
+                    retry_failed=workers.retry_failed,
+                ),
+            ),
+        )
+
+    def _take(self, result: TaskResult) -> None:
+        self._succeeded += result.status == "SUCCEEDED"
+        self._retried += result.attempts > 1
+        self._durations_ms.append(result.wall_ms)
+        self._workers.add(result.agent)
+        line = {
+            "id": result.id,
+            "status": result.status,
+            "agent": result.agent,
+            "result": result.result or result.error,
+            "attempts": result.attempts,
+            "wall_ms": round(result.wall_ms, 1),
+        }
+        try:
+            self._results.write(msgspec.json.encode(line) + b"\n")
+        except OSError as error:
+            raise StorageError(f"cannot write results: {error.strerror}") from error
+        self._progress.advance(succeeded=result.status == "SUCCEEDED")
+
+    def _summary(self, *, start_s: float, wall_s: float) -> dict[str, Any]:
+        done = len(self._durations_ms)
+        return {
+            "status": "ok",
+            "agents": self._spec.workers.count,
+            "agents_used": len(self._workers),
+            "tasks": len(self._tasks),
+            "succeeded": self._succeeded,
+            "failed": done - self._succeeded,
+            "retried": self._retried,
+            "health_events": self._health.events,
+            "tasks_per_second": round(done / wall_s, 1),
+            "task_p50_ms": round(_percentile(self._durations_ms, 0.50), 1),
+            "task_p99_ms": round(_percentile(self._durations_ms, 0.99), 1),
+            "start_s": round(start_s, 2),
+            "wall_s": round(wall_s, 2),
+        }
+
+
+async def _stream(tasks: Sequence[TaskLine]) -> AsyncIterator[TaskLine]:
+    for task in tasks:
+        yield task
+
+
+def _open_results(path: Path) -> BinaryIO:
+    try:
+        # Unbuffered: a result that was counted is in the file.
+        return open(path, "wb", buffering=0)
+    except OSError as error:
+        raise InvalidArgument(
+            f"cannot write result file {path}: {error.strerror}"
+        ) from None
+
+
+def _percentile(values: Sequence[float], share: float) -> float:
+    ranked = sorted(values)
+    return ranked[min(len(ranked) - 1, int(share * len(ranked)))] if ranked else 0.0
+
+
+def _describe(summary: dict[str, Any], results: str) -> str:
+    """Return the summary for a person."""
+    rows = [
+        ("tasks", f"{summary['succeeded']} succeeded, {summary['failed']} failed"),
+        ("retried", f"{summary['retried']}"),
+        ("workers", f"{summary['agents_used']} of {summary['agents']} worked"),
+        ("health", f"{summary['health_events']} events"),
+        ("speed", f"{summary['tasks_per_second']:g} tasks/s"),
+        (
+            "per task",
+            f"{summary['task_p50_ms']:g} ms median, {summary['task_p99_ms']:g} ms p99",
+        ),
+        ("time", f"{summary['start_s']:g} s start, {summary['wall_s']:g} s work"),
+        ("results", results),
+    ]
+    return "\n".join(f"{name:<10}{value}" for name, value in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], json=False))

@@ -1,0 +1,131 @@
+"""The programs, and the only place where their parts are put together.
+
+Everything below is imported when it is needed: ``pilotctl info`` must not wait for
+the daemon's libraries.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from typing import NoReturn
+
+    from pilotfleet.node.agent import Agent
+    from pilotfleet.node.config import HostConfig
+    from pilotfleet.node.host import Host
+    from pilotfleet.services.eventlog import EventLog
+
+__all__ = [
+    "open_host",
+    "openclaw_worker",
+    "pilot_daemon",
+    "pilot_rendezvous",
+    "pilotctl",
+]
+
+EVENT_LOG: Final = "events.db"
+TASK_STORE: Final = "tasks.db"
+
+
+def pilotctl() -> NoReturn:
+    """Run ``pilotctl``."""
+    from pilotfleet.cli.main import main
+
+    sys.exit(main())
+
+
+def pilot_daemon() -> NoReturn:
+    """Run ``pilot-daemon``."""
+    from pilotfleet.cli.daemon import main
+
+    sys.exit(main())
+
+
+def pilot_rendezvous() -> NoReturn:
+    """Run ``pilot-rendezvous``."""
+    from pilotfleet.cli.rendezvous import main
+
+    sys.exit(main())
+
+
+def openclaw_worker() -> NoReturn:
+    """Run ``openclaw-worker``."""
+    from pilotfleet.cli.worker import main
+
+    sys.exit(main())
+
+
+@contextlib.asynccontextmanager
+async def open_host(config: HostConfig) -> AsyncIterator[Host]:
+    """Open a host with the built-in services on it.
+
+    Services are ready before the first agent is registered, and outlive the last
+    stream: the host drains and closes first, then they close their files.
+    """
+    from pilotfleet.node.host import Host
+    from pilotfleet.protocol.services.events import EVENT_PORT
+    from pilotfleet.services.echo import ECHO_PORT, serve_echo
+    from pilotfleet.services.events import EventBroker
+    from pilotfleet.services.handshake import HandshakeService
+    from pilotfleet.services.publisher import BrokerConfig
+    from pilotfleet.services.tasks import TaskService
+
+    host = Host(config)
+    handshake = HandshakeService(host)
+    handshake.attach()
+    events = EventBroker(
+        host,
+        BrokerConfig(broker=config.broker),
+        is_member=_is_trusted,
+        open_log=lambda agent: _open_log(host, agent),
+    )
+    async with contextlib.AsyncExitStack() as stack:
+        tasks = await stack.enter_async_context(
+            TaskService(host, config.home / TASK_STORE)
+        )
+        handlers = {
+            ECHO_PORT: serve_echo,
+            EVENT_PORT: events.handle,
+            **tasks.handlers(),
+        }
+        for port, handler in handlers.items():
+            if port not in config.services_off:
+                host.services[port] = handler
+        host.extensions.update(events.extensions())
+        host.extensions.update(tasks.extensions())
+        stack.push_async_callback(events.aclose)
+        stack.push_async_callback(handshake.aclose)
+        await stack.enter_async_context(host)
+        await tasks.resume()
+        yield host
+
+
+def _is_trusted(agent: Agent, node: int) -> bool:
+    return agent.trust.is_trusted(node)
+
+
+async def _open_log(host: Host, agent: Agent) -> EventLog | None:
+    """Open the log of the fleet's broker, or of the host's own agent.
+
+    Of ten thousand agents in one process, all but one are no broker; a database
+    for each of them that once published to itself would be a flood of files.
+    """
+    from pilotfleet.errors import StorageError
+    from pilotfleet.services.eventlog import EventLog
+
+    names: set[Any] = {host.config.broker, host.default_agent.hostname}
+    if agent is not host.default_agent and agent.hostname not in names:
+        return None
+    log = EventLog(agent.home / EVENT_LOG)
+    try:
+        return await log.__aenter__()
+    except StorageError as error:
+        import logging
+
+        # A broker without memory is better than none.
+        logging.getLogger(__name__).warning("%s", error)
+        return None

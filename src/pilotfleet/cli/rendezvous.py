@@ -1,0 +1,249 @@
+"""``pilot-rendezvous``: registry, beacon and HTTP of a fleet.
+
+Every flag is taken with one dash as well as with two, as the official programs
+do. The first SIGTERM or SIGINT stops in good order, the second one at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+import pilotfleet
+from pilotfleet.cli.durations import parse_duration
+from pilotfleet.cli.logs import configure_logging
+from pilotfleet.errors import (
+    ConfigError,
+    DecodeError,
+    InvalidArgument,
+    PilotError,
+    StorageError,
+)
+from pilotfleet.protocol.registry.endpoints import parse_endpoint
+from pilotfleet.registry.beacon_table import BeaconConfig
+from pilotfleet.registry.rendezvous import Rendezvous, RendezvousConfig
+from pilotfleet.registry.service import ServiceConfig
+from pilotfleet.transport.framed import server_tls
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+
+    from pilotfleet.protocol.address import Endpoint
+
+__all__ = ["main"]
+
+logger = logging.getLogger(__name__)
+
+SYSTEM_STORE: Final = "/var/lib/pilot/registry.db"
+EXIT_FAILED: Final = 1
+EXIT_INTERRUPTED: Final = 130
+GC_THRESHOLD: Final = (20_000, 20, 50)
+"""Fewer collections: a directory is many objects that live long."""
+
+
+def _default_store() -> str:
+    """Return the store of a rendezvous that was not told of one."""
+    if os.geteuid() == 0:
+        return f"sqlite://{SYSTEM_STORE}"
+    home = Path(os.environ.get("PILOT_HOME") or Path.home()).absolute()
+    return f"sqlite://{home / '.pilot' / 'registry.db'}"
+
+
+def _option(name: str, text: str, **settings: Any) -> Callable[[Any], Any]:
+    """Declare a flag with one dash and with two."""
+    return click.option(f"--{name}", f"-{name}", help=text, **settings)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "-help", "--help"]})
+@_option("registry-addr", "TCP address of the registry.", default="127.0.0.1:9000")
+@_option("beacon-addr", "UDP address of the beacon.", default="127.0.0.1:9001")
+@_option(
+    "beacon-advertise",
+    "Where nodes reach the beacon, if not where it listens.",
+    default="",
+)
+@_option("beacon-id", "Number of this beacon among its peers.", default=0)
+@_option("beacon-peer", "Another beacon, host:port. May be repeated.", multiple=True)
+@_option("http", "HTTP address; empty for none.", default="127.0.0.1:3000")
+@_option(
+    "store",
+    "sqlite:///PATH, nats://HOST:PORT or memory:",
+    default=lambda: _default_store(),
+    show_default=f"sqlite://{SYSTEM_STORE} for root, else ~/.pilot/registry.db",
+    envvar="PILOT_STORE",
+)
+@_option("admin-token", "Prefer --admin-token-file.", envvar="PILOT_ADMIN_TOKEN")
+@_option("admin-token-file", "File that holds the admin token.")
+@_option("stale-threshold", "Silence after which a node is removed.", default="30m")
+@_option("require-signatures", "Refuse unsigned registrations.", is_flag=True)
+@_option("tls", "Serve the registry over TLS 1.3.", is_flag=True)
+@_option("tls-cert", "Certificate in PEM; without it one is made.")
+@_option("tls-key", "Key of the certificate in PEM.")
+@_option("ready-file", "Written, as JSON, when everything listens.")
+@_option("log-level", "debug, info, warn or error.", default="info")
+@_option("log-format", "text or json.", default="text")
+@click.version_option(
+    pilotfleet.__version__, "--version", "-version", message="pilotfleet %(version)s"
+)
+def main(**flags: Any) -> None:
+    """Run the registry, beacon and HTTP server of a fleet."""
+    sys.exit(_main(flags))
+
+
+def _main(flags: dict[str, Any]) -> int:
+    try:
+        configure_logging(flags["log_level"], flags["log_format"])
+        config = _read_config(flags)
+        ready_file = Path(flags["ready_file"]) if flags["ready_file"] else None
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_run(config, ready_file))
+    except PilotError as error:
+        hint = f"\nhint:  {error.hint}" if error.hint else ""
+        sys.stderr.write(f"error: {error}{hint}\n")
+        return EXIT_FAILED
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return EXIT_INTERRUPTED
+    return 0
+
+
+async def _run(config: RendezvousConfig, ready_file: Path | None) -> None:
+    stop = asyncio.Event()
+    task = asyncio.current_task()
+    assert task is not None
+    is_ready = False
+
+    def on_signal() -> None:
+        if is_ready and not stop.is_set():
+            stop.set()
+        elif is_ready:
+            # The second one: what is not written by now is lost, as the
+            # operator wants it.
+            os._exit(EXIT_INTERRUPTED)
+        else:
+            task.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    async with Rendezvous(config) as rendezvous:
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLD)
+        addresses = rendezvous.addresses.as_text()
+        _write_ready_file(ready_file, addresses)
+        is_ready = True
+        logger.info(
+            "ready: registry %s, beacon %s, http %s, store %s, %d nodes",
+            addresses["registry"],
+            addresses["beacon"],
+            addresses["http"] or "off",
+            _without_password(config.store),
+            len(rendezvous.directory.nodes.live),
+        )
+        await stop.wait()
+        logger.info("stopping")
+    logger.info("stopped")
+
+
+def _read_config(flags: dict[str, Any]) -> RendezvousConfig:
+    http = flags["http"]
+    advertised = flags["beacon_advertise"]
+    return RendezvousConfig(
+        registry=_endpoint("--registry-addr", flags["registry_addr"]),
+        beacon=_endpoint("--beacon-addr", flags["beacon_addr"]),
+        http=_endpoint("--http", http) if http else None,
+        store=flags["store"],
+        advertised_beacon=(
+            _endpoint("--beacon-advertise", advertised) if advertised else None
+        ),
+        tls=_tls(flags),
+        service=ServiceConfig(
+            admin_token=_admin_token(flags),
+            require_signed_registration=flags["require_signatures"],
+            stale_after_s=parse_duration(flags["stale_threshold"], "--stale-threshold"),
+        ),
+        limits=BeaconConfig(
+            beacon_id=flags["beacon_id"],
+            peers=tuple(_endpoint("--beacon-peer", p) for p in flags["beacon_peer"]),
+        ),
+    )
+
+
+def _endpoint(flag: str, text: str) -> Endpoint:
+    try:
+        return parse_endpoint(text)
+    except DecodeError:
+        raise InvalidArgument(
+            f"{flag}: {text!r} is not host:port", hint="for example 127.0.0.1:9000"
+        ) from None
+
+
+def _admin_token(flags: dict[str, Any]) -> str:
+    name = flags["admin_token_file"]
+    if not name:
+        return flags["admin_token"] or ""
+    try:
+        token = Path(name).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the admin token file {name}: {error.strerror}",
+            hint="make it, for example: openssl rand -hex 32 > FILE",
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"the admin token file {name} is not text") from None
+    if not token:
+        raise ConfigError(f"the admin token file {name} is empty")
+    return token
+
+
+def _tls(flags: dict[str, Any]) -> ssl.SSLContext | None:
+    certificate, key = flags["tls_cert"], flags["tls_key"]
+    if not flags["tls"]:
+        if certificate or key:
+            raise InvalidArgument("--tls-cert and --tls-key need --tls")
+        return None
+    tls = server_tls(
+        Path(certificate) if certificate else None, Path(key) if key else None
+    )
+    # What daemons are given to pin it with.
+    logger.info("TLS certificate fingerprint %s", tls.fingerprint)
+    return tls.context
+
+
+def _write_ready_file(path: Path | None, addresses: dict[str, str]) -> None:
+    """Write what a program that started this one waits for, all at once."""
+    if path is None:
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(addresses) + "\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    return scheme + separator + rest.rpartition("@")[2]
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # Not on every system; asyncio's own loop works.
+        return None
+    return uvloop.new_event_loop
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Files and variables that pilotctl reads (cli.md section 3).
+
+Paths are plain text here: this module is on the way of every command, and the
+time to start counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any, Final
+
+from pilotfleet.errors import AuthRequired, StorageError
+
+__all__ = ["DEFAULT_BEACON", "DEFAULT_REGISTRY", "Settings", "default_socket"]
+
+DEFAULT_REGISTRY: Final = "127.0.0.1:9000"
+DEFAULT_BEACON: Final = "127.0.0.1:9001"
+"""A rendezvous on this machine. Never somebody else's: joining a network that
+other people run is a decision, not a default."""
+
+
+def default_socket() -> str:
+    """Return where a daemon listens unless told otherwise (ipc.md section 1)."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if sys.platform == "linux" and runtime:
+        return os.path.join(runtime, "pilot.sock")
+    return "/tmp/pilot.sock"
+
+
+class Settings:
+    """config.json and the environment, with their precedence."""
+
+    __slots__ = ("config", "directory", "warning")
+
+    def __init__(self) -> None:
+        home = os.environ.get("PILOT_HOME") or os.path.expanduser("~")
+        self.directory = os.path.join(home, ".pilot")
+        self.warning: str | None = None
+        self.config: dict[str, Any] = self._load()
+
+    @property
+    def config_path(self) -> str:
+        """The configuration file, whether it exists or not."""
+        return os.path.join(self.directory, "config.json")
+
+    @property
+    def pid_path(self) -> str:
+        """Where the number of a started daemon is kept."""
+        return os.path.join(self.directory, "pilot.pid")
+
+    @property
+    def log_path(self) -> str:
+        """The link to the newest daemon log."""
+        return os.path.join(self.directory, "pilot.log")
+
+    @property
+    def socket(self) -> str:
+        """The daemon's socket."""
+        return self._setting("PILOT_SOCKET", "socket", default_socket())
+
+    @property
+    def registry(self) -> str:
+        """The registry that commands talk to directly."""
+        return self._setting("PILOT_REGISTRY", "registry", DEFAULT_REGISTRY)
+
+    def text(self, key: str) -> str:
+        """Return a text of the configuration, or nothing."""
+        value = self.config.get(key)
+        return value if isinstance(value, str) else ""
+
+    def admin_token(self) -> str:
+        """Return the admin token.
+
+        Raises:
+            AuthRequired: There is none.
+        """
+        token = self._setting("PILOT_ADMIN_TOKEN", "admin_token", "")
+        if not token:
+            raise AuthRequired(
+                "admin token required for this operation",
+                hint="set PILOT_ADMIN_TOKEN env var or admin_token in"
+                " ~/.pilot/config.json",
+            )
+        return token
+
+    def update(self, **values: Any) -> None:
+        """Change configuration values and save; none removes a value.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        for key, value in values.items():
+            if value is None:
+                self.config.pop(key, None)
+            else:
+                self.config[key] = value
+        text = json.dumps(self.config, indent=2, sort_keys=True, ensure_ascii=False)
+        path = self.config_path
+        temporary = f"{path}.{os.getpid()}.tmp"
+        try:
+            os.makedirs(self.directory, mode=0o700, exist_ok=True)
+            descriptor = os.open(
+                temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600
+            )
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+    def _setting(self, variable: str, key: str, default: str) -> str:
+        return os.environ.get(variable) or self.text(key) or default
+
+    def _load(self) -> dict[str, Any]:
+        try:
+            with open(self.config_path, encoding="utf-8") as file:
+                config = json.load(file)
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, RecursionError) as error:
+            self.warning = f"cannot read {self.config_path}: {error}"
+            return {}
+        if not isinstance(config, dict):
+            self.warning = f"{self.config_path} does not hold an object"
+            return {}
+        return config

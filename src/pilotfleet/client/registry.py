@@ -1,0 +1,424 @@
+"""The registry as its clients see it.
+
+One client serves all agents of a host: the methods take the identity and the
+node ID of the agent that asks. Requests are safe to repeat, so a request whose
+connection broke is sent once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from pilotfleet.client.links import LinkConfig, LinkPool
+from pilotfleet.errors import (
+    ConnectionReset,
+    DecodeError,
+    ProtocolError,
+    RegistryError,
+)
+from pilotfleet.protocol.address import Address
+from pilotfleet.protocol.registry.framing import encode_json_frame
+from pilotfleet.protocol.registry.messages import (
+    decode_request,
+    encode_message,
+    node_number,
+    text,
+    texts,
+)
+from pilotfleet.protocol.registry.signatures import sign_request
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    from pilotfleet.protocol.address import Endpoint
+    from pilotfleet.protocol.identity import Identity
+    from pilotfleet.transport.framed import TlsConfig
+
+__all__ = ["Registration", "RegistryClient", "Resolution"]
+
+MAX_DEFERRALS: Final = 20
+"""How often a request waits because the registry asks it to."""
+MAX_DEFERRAL_S: Final = 30.0
+PIPELINE: Final = "pipeline"
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """The answer to a registration."""
+
+    node_id: int
+    address: Address
+    observed_addr: str
+    """The endpoint that the registry stored, as ``host:port``."""
+    hostname: str = ""
+    hostname_error: str = ""
+    """Why the hostname that was asked for was not given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """Where a node can be reached."""
+
+    node_id: int
+    real_addr: str
+    """``host:port``; for a relay-only node the beacon's."""
+    relay_only: bool
+    lan_addrs: tuple[str, ...] = field(default=())
+    key_age_days: int = 0
+
+
+class RegistryClient:
+    """A pool of connections to one registry. An async context manager.
+
+    Connections are made when they are first needed.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        connections: int = 4,
+        tls: TlsConfig | None = None,
+        config: LinkConfig | None = None,
+    ) -> None:
+        config = config or LinkConfig(connections=connections)
+        self._pool = LinkPool(endpoint, config, tls)
+        self.extensions: frozenset[str] = frozenset()
+        """What the registry offers beyond the protocol; see ``register``."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the registry is."""
+        return self._pool.endpoint
+
+    async def __aenter__(self) -> RegistryClient:
+        """Return the client itself."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close all connections."""
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections; requests that are out fail with Closed."""
+        self._pool.close()
+        # Lets the transports close their sockets.
+        await asyncio.sleep(0)
+
+    async def request(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Send a message and return the reply.
+
+        Waits and repeats it if the registry is too busy and says for how long.
+        May be cancelled; the registry may then have acted all the same.
+
+        Raises:
+            RegistryError: The registry refused, with this text.
+            ConnectionFailed: It cannot be reached, or was lost twice.
+            TimedOut: It gave no answer.
+            ProtocolError: The answer is no registry message.
+            Busy: Too many requests wait here.
+        """
+        frame = encode_json_frame(encode_message(message))
+        for _ in range(MAX_DEFERRALS):
+            reply = await self._exchange(frame)
+            wait = _deferral(reply)
+            if not wait:
+                break
+            await asyncio.sleep(wait * random.uniform(1.0, 1.5))
+        if "error" in reply:
+            raise RegistryError(text(reply, "error") or "request failed")
+        if not text(reply, "type"):
+            raise ProtocolError("the registry's reply has no type")
+        return reply
+
+    async def signed(
+        self, identity: Identity, message: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Sign a message with the text of its type and send it."""
+        return await self.request(sign_request(identity, message))
+
+    # Registration
+
+    async def register(
+        self,
+        identity: Identity,
+        listen_addr: str,
+        *,
+        owner: str = "",
+        lan_addrs: Sequence[str] = (),
+        version: str = "",
+        relay_only: bool = False,
+        hostname: str = "",
+    ) -> Registration:
+        """Register a key, and learn what the registry offers."""
+        message: dict[str, Any] = {
+            "type": "register",
+            "listen_addr": listen_addr,
+            "public_key": identity.public_key_text,
+        }
+        optional = {
+            "owner": owner,
+            "lan_addrs": list(lan_addrs),
+            "version": version,
+            "relay_only": relay_only,
+            "hostname": hostname,
+        }
+        message |= {name: value for name, value in optional.items() if value}
+        reply = await self.signed(identity, message)
+        self._learn(reply)
+        return _registration(reply)
+
+    async def deregister(self, identity: Identity, node_id: int) -> None:
+        """Remove a node; its ID stays reserved for its key."""
+        await self._own(identity, node_id, "deregister")
+
+    async def heartbeat(self, identity: Identity, node_id: int) -> dict[str, Any]:
+        """Say that the node lives; the reply has the registry's ``time``."""
+        return await self._own(identity, node_id, "heartbeat")
+
+    async def rotate_key(
+        self, identity: Identity, node_id: int, new: Identity
+    ) -> dict[str, Any]:
+        """Replace the node's key; ``identity`` is the old one."""
+        key = new.public_key_text
+        return await self._own(identity, node_id, "rotate_key", new_public_key=key)
+
+    async def set_hostname(
+        self, identity: Identity, node_id: int, hostname: str
+    ) -> dict[str, Any]:
+        """Give the node a name; an empty one clears it."""
+        return await self._own(identity, node_id, "set_hostname", hostname=hostname)
+
+    async def set_tags(
+        self, identity: Identity, node_id: int, tags: Sequence[str]
+    ) -> list[str]:
+        """Replace the node's tags; returns them as they were stored."""
+        reply = await self._own(identity, node_id, "set_tags", tags=list(tags))
+        return texts(reply, "tags")
+
+    async def set_visibility(
+        self, identity: Identity, node_id: int, *, public: bool
+    ) -> dict[str, Any]:
+        """Make the node public or private."""
+        return await self._own(identity, node_id, "set_visibility", public=public)
+
+    # Finding
+
+    async def lookup(self, node_id: int) -> dict[str, Any]:
+        """Return who a node is (registry.md section 6.5)."""
+        return await self.request({"type": "lookup", "node_id": node_id})
+
+    async def resolve(
+        self, identity: Identity, requester_id: int, node_id: int
+    ) -> Resolution:
+        """Ask where a node is; it must be public or trust the requester."""
+        message = {"type": "resolve", "node_id": node_id, "requester_id": requester_id}
+        reply = await self.signed(identity, message)
+        return Resolution(
+            node_id=node_number(reply),
+            real_addr=text(reply, "real_addr"),
+            relay_only=reply.get("relay_only") is True,
+            lan_addrs=tuple(texts(reply, "lan_addrs")),
+            key_age_days=int(reply.get("key_age_days") or 0),
+        )
+
+    async def resolve_hostname(
+        self, hostname: str, *, requester_id: int = 0
+    ) -> dict[str, Any]:
+        """Return the node that has the name (registry.md section 6.7)."""
+        message: dict[str, Any] = {"type": "resolve_hostname", "hostname": hostname}
+        if requester_id:
+            message["requester_id"] = requester_id
+        return await self.request(message)
+
+    async def list_nodes(
+        self, network_id: int, *, admin_token: str = ""
+    ) -> list[dict[str, Any]]:
+        """List the members of a network; the backbone needs the admin token."""
+        message: dict[str, Any] = {"type": "list_nodes", "network_id": network_id}
+        if admin_token:
+            message["admin_token"] = admin_token
+        return _dicts(await self.request(message), "nodes")
+
+    async def search(
+        self,
+        identity: Identity | None = None,
+        node_id: int = 0,
+        *,
+        tags: Sequence[str] = (),
+        any_tag: bool = False,
+        hostname_prefix: str = "",
+        online: bool | None = None,
+        limit: int = 50,
+        cursor: str = "",
+    ) -> dict[str, Any]:
+        """Find nodes by tags or name (extension ``search``).
+
+        Without an identity only public nodes are found.
+        """
+        message: dict[str, Any] = {"type": "search", "tags": list(tags), "limit": limit}
+        optional = {
+            "any": any_tag,
+            "hostname_prefix": hostname_prefix,
+            "cursor": cursor,
+            "requester_id": node_id if identity is not None else 0,
+        }
+        message |= {name: value for name, value in optional.items() if value}
+        if online is not None:
+            message["online"] = online
+        if identity is None:
+            return await self.request(message)
+        return await self.signed(identity, message)
+
+    async def beacon_list(self) -> list[dict[str, Any]]:
+        """List the beacons that the registry knows."""
+        return _dicts(await self.request({"type": "beacon_list"}), "beacons")
+
+    # Trust
+
+    async def report_trust(self, identity: Identity, node_id: int, peer: int) -> None:
+        """Store that the node and the peer trust each other."""
+        await self._own(identity, node_id, "report_trust", peer_id=peer)
+
+    async def revoke_trust(self, identity: Identity, node_id: int, peer: int) -> None:
+        """Remove the trust between the node and the peer."""
+        await self._own(identity, node_id, "revoke_trust", peer_id=peer)
+
+    async def check_trust(self, node_id: int, peer: int) -> bool:
+        """Tell whether two nodes trust each other or share a network."""
+        message = {"type": "check_trust", "node_id": node_id, "peer_id": peer}
+        return (await self.request(message)).get("trusted") is True
+
+    async def request_handshake(
+        self, identity: Identity, node_id: int, peer: int, *, justification: str = ""
+    ) -> dict[str, Any]:
+        """Leave a trust request for the peer."""
+        message = {
+            "type": "request_handshake",
+            "from_node_id": node_id,
+            "to_node_id": peer,
+            "justification": justification,
+        }
+        return await self.signed(identity, message)
+
+    async def poll_handshakes(self, identity: Identity, node_id: int) -> dict[str, Any]:
+        """Take the ``requests`` and ``responses`` that wait for the node."""
+        return await self._own(identity, node_id, "poll_handshakes")
+
+    async def respond_handshake(
+        self, identity: Identity, node_id: int, peer: int, *, accept: bool
+    ) -> dict[str, Any]:
+        """Answer the peer's trust request."""
+        return await self._own(
+            identity, node_id, "respond_handshake", peer_id=peer, accept=accept
+        )
+
+    # Networks
+
+    async def list_networks(self, *, admin_token: str = "") -> list[dict[str, Any]]:
+        """List the networks; their members only with the admin token."""
+        message: dict[str, Any] = {"type": "list_networks"}
+        if admin_token:
+            message["admin_token"] = admin_token
+        return _dicts(await self.request(message), "networks")
+
+    async def create_network(
+        self,
+        node_id: int,
+        name: str,
+        *,
+        admin_token: str,
+        join_rule: str = "open",
+        token: str = "",
+        **fields: Any,
+    ) -> int:
+        """Create a network owned by the node and return its ID."""
+        message = {
+            "type": "create_network",
+            "node_id": node_id,
+            "name": name,
+            "admin_token": admin_token,
+            "join_rule": join_rule,
+            "token": token,
+            **fields,
+        }
+        return int((await self.request(message))["network_id"])
+
+    async def join_network(
+        self, identity: Identity, node_id: int, network_id: int, *, token: str = ""
+    ) -> dict[str, Any]:
+        """Make the node a member of the network."""
+        return await self._own(
+            identity, node_id, "join_network", network_id=network_id, token=token
+        )
+
+    async def leave_network(
+        self, identity: Identity, node_id: int, network_id: int
+    ) -> None:
+        """End the node's membership."""
+        await self._own(identity, node_id, "leave_network", network_id=network_id)
+
+    # Private
+
+    async def _own(
+        self, identity: Identity, node_id: int, kind: str, **fields: Any
+    ) -> dict[str, Any]:
+        return await self.signed(identity, {"type": kind, "node_id": node_id, **fields})
+
+    async def _exchange(self, frame: bytes) -> dict[str, Any]:
+        try:
+            body = await self._pool.exchange(frame)
+        except ConnectionReset:
+            body = await self._pool.exchange(frame)
+        try:
+            return decode_request(body)
+        except DecodeError as error:
+            raise ProtocolError(f"the registry's reply: {error}") from None
+
+    def _learn(self, reply: Mapping[str, Any]) -> None:
+        extensions = frozenset(texts(reply, "extensions"))
+        if extensions != self.extensions:
+            self.extensions = extensions
+            if PIPELINE in extensions:
+                self._pool.allow_pipelining()
+
+
+def _deferral(reply: Mapping[str, Any]) -> float:
+    """Return how long the registry asks us to wait; 0 when it does not."""
+    wait = reply.get("retry_after")
+    if "error" not in reply or not isinstance(wait, int | float):
+        return 0.0
+    return min(max(float(wait), 0.0), MAX_DEFERRAL_S)
+
+
+def _registration(reply: Mapping[str, Any]) -> Registration:
+    node_id = node_number(reply)
+    if not node_id:
+        raise ProtocolError("the registry's reply has no node_id")
+    try:
+        address = Address.parse(text(reply, "address"))
+    except DecodeError as error:
+        raise ProtocolError(f"the registry's reply: {error}") from None
+    return Registration(
+        node_id=node_id,
+        address=address,
+        observed_addr=text(reply, "observed_addr"),
+        hostname=text(reply, "hostname"),
+        hostname_error=text(reply, "hostname_error"),
+    )
+
+
+def _dicts(reply: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    items = reply.get(name)
+    if not isinstance(items, list):
+        return []
+    return [item for item in items if isinstance(item, dict)]

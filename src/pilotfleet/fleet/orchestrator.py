@@ -1,0 +1,327 @@
+"""Runs tasks on the workers of a fleet, through the socket of one daemon.
+
+The decisions are made in :mod:`pilotfleet.fleet.schedule`. This shell reads tasks
+while the schedule has room, refreshes what it knows about workers, carries calls to
+the daemon and pushes back, and hands results out. Nothing polls for a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from pilotfleet.errors import Closed, PilotError
+from pilotfleet.fleet.roster import WorkerInfo, worker_info
+from pilotfleet.fleet.schedule import (
+    Action,
+    Cancel,
+    Collect,
+    Finished,
+    Schedule,
+    ScheduleConfig,
+    Submit,
+    TaskResult,
+    Update,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import (
+        AsyncIterable,
+        AsyncIterator,
+        Callable,
+        Coroutine,
+        Sequence,
+    )
+
+    from pilotfleet.client.daemon import DaemonClient
+    from pilotfleet.fleet.taskfile import TaskLine
+
+__all__ = ["Orchestrator", "OrchestratorConfig", "TaskResult"]
+
+PAGE: Final = 1_000
+MAX_CALLS: Final = 512
+"""Calls to the daemon under way; its own bound is 1,024 a connection."""
+MAX_COLLECTED: Final = 500
+"""Task ids in one call."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrchestratorConfig:
+    """Settings of an orchestrator."""
+
+    tags: tuple[str, ...] = ()
+    """Only agents with all of these tags are workers."""
+    agent: str | None = None
+    """The hosted agent that submits; None is the daemon's default one."""
+    refresh_s: float = 5.0
+    """Between looks at who is there. Longer costs less, and notices later."""
+    deliver_within_s: float = 60.0
+    """A worker that cannot be told about its task for this long has lost it."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+
+class Orchestrator:
+    """Gives tasks to workers and yields what became of them.
+
+    Uses the client alone: nobody else may read its pushes meanwhile.
+    """
+
+    def __init__(
+        self,
+        client: DaemonClient,
+        config: OrchestratorConfig | None = None,
+        *,
+        run_id: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._config = config or OrchestratorConfig()
+        self._clock = clock
+        self._schedule = Schedule(
+            self._config.schedule, run_id=run_id or os.urandom(16).hex()
+        )
+        self._results: asyncio.Queue[TaskResult | None] = asyncio.Queue()
+        self._has_room = asyncio.Event()
+        self._has_all = False
+        self._calls: set[asyncio.Task[None]] = set()
+        self._slots = asyncio.Semaphore(MAX_CALLS)
+        self._collected: list[str] = []
+        self._own: str | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def worker_count(self) -> int:
+        """Workers known at this moment."""
+        return self._schedule.worker_count
+
+    async def run(self, tasks: AsyncIterable[TaskLine]) -> AsyncIterator[TaskResult]:
+        """Run tasks and yield one result for each, in the order of their ends.
+
+        Ends when all tasks of the source are done. When the caller stops early, what
+        is under way is left to the workers.
+
+        Raises:
+            PilotError: The daemon went away, or refuses what is needed.
+        """
+        await self._client.call("task.watch", **self._as_agent())
+        await self._refresh()
+        helpers = [
+            asyncio.ensure_future(helper)
+            for helper in (self._feed(tasks), self._read_pushes(), self._keep_fresh())
+        ]
+        for helper in helpers:
+            helper.add_done_callback(self._helper_done)
+        try:
+            while (result := await self._results.get()) is not None:
+                self._has_room.set()
+                yield result
+            for helper in helpers:
+                if helper.done() and not helper.cancelled():
+                    helper.result()
+            await self._flush_collected()
+        finally:
+            await self._stop(helpers)
+
+    # Helpers of a run
+
+    async def _feed(self, tasks: AsyncIterable[TaskLine]) -> None:
+        async for line in tasks:
+            while not self._may_add():
+                self._has_room.clear()
+                await self._has_room.wait()
+            self._schedule.add(line, self._clock())
+            self._work()
+        self._has_all = True
+        self._work()
+
+    def _may_add(self) -> bool:
+        """Bound what is open and what nobody has fetched."""
+        unread = self._results.qsize() < self._config.schedule.max_open
+        return self._schedule.has_room and unread
+
+    async def _read_pushes(self) -> None:
+        async for push in self._client.pushes():
+            if push.get("push") == "task.update":
+                self._on_update(push)
+        raise Closed("the daemon closed the connection")
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.refresh_s)
+            # Discovery may fail for a while; the workers known stay in use.
+            with suppress(PilotError):
+                await self._refresh()
+
+    async def _refresh(self) -> None:
+        workers: list[WorkerInfo] = []
+        cursor: str | None = None
+        own = await self._own_address()
+        while True:
+            query: dict[str, Any] = {"tags": list(self._config.tags), "limit": PAGE}
+            if cursor:
+                query["cursor"] = cursor
+            page = await self._client.call(
+                "search", online=True, **query, **self._as_agent()
+            )
+            infos = [worker_info(row) for row in page.get("agents", ())]
+            workers += [info for info in infos if info and info.address != own]
+            cursor = page.get("next_cursor")
+            if not cursor:
+                break
+        self._schedule.set_workers(workers, self._clock())
+        self._work()
+
+    async def _own_address(self) -> str:
+        if self._own is None:
+            answer = await self._client.call("agents")
+            agents = answer.get("agents", [])
+            name = self._config.agent
+            mine = [agent for agent in agents if name in (None, agent.get("name"))]
+            self._own = str(mine[0].get("address", "")) if mine else ""
+        return self._own
+
+    def _helper_done(self, helper: asyncio.Future[None]) -> None:
+        if not helper.cancelled() and helper.exception() is not None:
+            self._results.put_nowait(None)
+
+    async def _stop(self, helpers: Sequence[asyncio.Future[None]]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        running = [*helpers, *self._calls]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    # Between the schedule and the daemon
+
+    def _work(self) -> None:
+        """Do what the schedule wants, and be called again when it next may."""
+        while (action := self._schedule.next_action()) is not None:
+            self._act(action)
+        if self._schedule.has_room:
+            self._has_room.set()
+        if self._has_all and not self._schedule.open_count:
+            self._results.put_nowait(None)
+            self._has_all = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self._schedule.next_timer()
+        if deadline is not None:
+            delay = max(0.0, deadline - self._clock())
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(delay, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._schedule.handle_timer(self._clock())
+        self._work()
+
+    def _act(self, action: Action) -> None:
+        match action:
+            case Submit():
+                self._start(self._submit(action))
+            case Cancel(wire_id):
+                self._start(self._cancel(wire_id))
+            case Collect(wire_id):
+                if not self._collected:
+                    self._start(self._collect_soon())
+                self._collected.append(wire_id)
+            case Finished(result):
+                self._results.put_nowait(result)
+
+    def _start(self, call: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(call)
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+
+    async def _submit(self, action: Submit) -> None:
+        try:
+            async with self._slots:
+                await self._client.call(
+                    "task.submit",
+                    target=action.address,
+                    task=action.task,
+                    task_id=action.wire_id,
+                    wait=False,
+                    deliver_within_s=self._config.deliver_within_s,
+                    **self._as_agent(),
+                )
+        except PilotError as error:
+            self._schedule.submit_failed(action.wire_id, str(error), self._clock())
+            self._work()
+
+    async def _cancel(self, wire_id: str) -> None:
+        # It may have ended meanwhile, which is as good.
+        with suppress(PilotError):
+            async with self._slots:
+                await self._client.call(
+                    "task.cancel", task_id=wire_id, **self._as_agent()
+                )
+
+    async def _collect_soon(self) -> None:
+        # One turn later everything that arrived in the same read is there as well.
+        await asyncio.sleep(0)
+        # What is not marked is pushed again, and then marked.
+        with suppress(PilotError):
+            await self._flush_collected()
+
+    async def _flush_collected(self) -> None:
+        while self._collected:
+            batch = self._collected[:MAX_COLLECTED]
+            del self._collected[:MAX_COLLECTED]
+            async with self._slots:
+                await self._client.call(
+                    "task.collect", task_ids=batch, **self._as_agent()
+                )
+
+    def _on_update(self, push: dict[str, Any]) -> None:
+        wire_id = str(push.get("task_id"))
+        if not self._schedule.is_ours(wire_id):
+            return
+        is_cut = "results" not in push and push.get("result_size", 0) > 0
+        if is_cut and push.get("status") == "SUCCEEDED":
+            self._start(self._fetch(push))
+        else:
+            self._apply(push, str(push.get("results", "")))
+
+    async def _fetch(self, push: dict[str, Any]) -> None:
+        """Get a result that was too long for a push, then apply the update."""
+        pieces: list[str] = []
+        offset: int | None = 0
+        try:
+            while offset is not None:
+                async with self._slots:
+                    answer = await self._client.call(
+                        "task.result",
+                        task_id=push["task_id"],
+                        offset=offset,
+                        **self._as_agent(),
+                    )
+                pieces.append(str(answer.get("content", "")))
+                offset = answer.get("next_offset")
+        except PilotError as error:
+            reason = f"the result could not be fetched: {error}"
+            self._schedule.submit_failed(push["task_id"], reason, self._clock())
+            self._work()
+        else:
+            self._apply(push, "".join(pieces))
+
+    def _apply(self, push: dict[str, Any], result: str) -> None:
+        update = Update(
+            wire_id=str(push.get("task_id")),
+            status=str(push.get("status", "")),
+            result=result,
+            reason=str(push.get("error") or push.get("justification", "")),
+            is_retryable=push.get("retryable") is True,
+            is_reachable=push.get("reachable") is not False,
+        )
+        self._schedule.update(update, self._clock())
+        self._work()
+
+    def _as_agent(self) -> dict[str, Any]:
+        return {"agent": self._config.agent} if self._config.agent else {}

@@ -1,0 +1,438 @@
+"""Which task goes to which worker, and what becomes of it. Performs no I/O.
+
+A task is tried until an attempt succeeds, fails for good, or the policy gives up.
+Each attempt has its own id on the wire, so whatever a worker says late still finds
+its task, and the first outcome wins: exactly one result leaves for each task.
+
+The shell feeds tasks, discovery and updates in, and drains :meth:`next_action`::
+
+    Submit    give an attempt to a worker
+    Cancel    tell a worker that an attempt is not wanted any more
+    Collect   the outcome of an attempt has been taken
+    Finished  a task is done
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import random
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from pilotfleet.fleet.retry import AttemptEnd, RetryPolicy
+from pilotfleet.fleet.roster import Roster, Tags, Worker, WorkerInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pilotfleet.fleet.taskfile import TaskLine
+
+__all__ = [
+    "Action",
+    "Cancel",
+    "Collect",
+    "Finished",
+    "Schedule",
+    "ScheduleConfig",
+    "Submit",
+    "TaskResult",
+    "Update",
+]
+
+MAX_RETIRED: Final = 100_000
+"""Finished attempts that are still recognised when they are heard of again."""
+NO_WORKER: Final = "no worker took the task before its deadline"
+
+_ENDS: Final = {
+    "SUCCEEDED": AttemptEnd.SUCCEEDED,
+    "FAILED": AttemptEnd.FAILED,
+    "DECLINED": AttemptEnd.LOST,
+    "CANCELLED": AttemptEnd.LOST,
+    "EXPIRED": AttemptEnd.LOST,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleConfig:
+    """Settings of a schedule."""
+
+    concurrency: int = 1
+    """Tasks that one worker has open. Two or more hide the way there and back."""
+    max_open: int = 4_096
+    """Tasks known and not finished; more are not read from the source."""
+    deadline_s: float | None = None
+    """A task that takes longer, waiting included, fails."""
+    attempt_limit_s: float | None = None
+    """An attempt that takes longer counts as lost."""
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """What became of a task."""
+
+    id: str
+    status: str
+    """``SUCCEEDED`` or ``FAILED``."""
+    agent: str
+    """Name of the worker; empty when none had it."""
+    result: str
+    attempts: int
+    wall_ms: float
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Give an attempt to a worker."""
+
+    wire_id: str
+    address: str
+    task: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """An attempt is not wanted any more."""
+
+    wire_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """The outcome of an attempt has been taken."""
+
+    wire_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A task is done."""
+
+    result: TaskResult
+
+
+Action: TypeAlias = Submit | Cancel | Collect | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What the daemon says about an attempt."""
+
+    wire_id: str
+    status: str
+    result: str = ""
+    reason: str = ""
+    is_retryable: bool = False
+    is_reachable: bool = True
+
+
+class _Task:
+    """A task that is not finished."""
+
+    __slots__ = (
+        "attempts",
+        "failed",
+        "is_waiting",
+        "line",
+        "live",
+        "started",
+        "tags",
+        "tried",
+    )
+
+    def __init__(self, line: TaskLine, now: float) -> None:
+        self.line = line
+        self.tags: Tags = frozenset(line.tags)
+        self.started = now
+        self.attempts = 0
+        self.failed = 0
+        self.is_waiting = True
+        """True while its next attempt is still to begin."""
+        self.live: dict[str, _Attempt] = {}
+        """Attempts that may still end well."""
+        self.tried: set[str] = set()
+        """Workers that lost it."""
+
+
+class _Attempt:
+    """One try of a task on a worker."""
+
+    __slots__ = ("address", "counts", "name", "task", "was_executing", "wire_id")
+
+    def __init__(self, task: _Task, wire_id: str, worker: WorkerInfo) -> None:
+        self.task = task
+        self.wire_id = wire_id
+        self.address = worker.address
+        self.name = worker.name
+        self.was_executing = False
+        self.counts = True
+        """True while it occupies its worker."""
+
+
+class Schedule:
+    """Tasks, attempts and workers of one run."""
+
+    def __init__(
+        self,
+        config: ScheduleConfig | None = None,
+        *,
+        run_id: str,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._config = config or ScheduleConfig()
+        self._run_key = hashlib.sha256(run_id.encode()).digest()
+        self._rng = rng or random.Random()
+        self._roster = Roster(concurrency=self._config.concurrency)
+        self._tasks: dict[str, _Task] = {}
+        self._attempts: dict[str, _Attempt] = {}
+        self._retired: OrderedDict[str, None] = OrderedDict()
+        self._timers: list[tuple[float, int, str, str]] = []
+        self._timer_count = 0
+        self._actions: deque[Action] = deque()
+
+    @property
+    def open_count(self) -> int:
+        """Tasks that are not finished."""
+        return len(self._tasks)
+
+    @property
+    def has_room(self) -> bool:
+        """True while another task may be added."""
+        return len(self._tasks) < self._config.max_open
+
+    @property
+    def worker_count(self) -> int:
+        """Workers known."""
+        return len(self._roster)
+
+    def add(self, line: TaskLine, now: float) -> None:
+        """Take on a task; its id is unlike that of any other open one."""
+        task = self._tasks[line.id] = _Task(line, now)
+        if self._config.deadline_s is not None:
+            self._at(now + self._config.deadline_s, "deadline", line.id)
+        self._roster.waiting(task.tags).append(line.id)
+        self._assign(task.tags, now)
+
+    def set_workers(self, infos: Iterable[WorkerInfo], now: float) -> None:
+        """Take over what discovery shows now."""
+        self._roster.update(infos, now)
+        for tags in self._roster.waiting_pools():
+            self._assign(tags, now)
+
+    def update(self, update: Update, now: float) -> None:
+        """Apply what the daemon says about an attempt."""
+        end = _ENDS.get(update.status)
+        attempt = self._attempts.get(update.wire_id)
+        if attempt is None:
+            if end is not None and update.wire_id in self._retired:
+                self._actions.append(Collect(update.wire_id))
+            return
+        if end is AttemptEnd.FAILED and update.is_retryable:
+            end = AttemptEnd.LOST
+        if end is not None:
+            self._retire(attempt)
+            self._actions.append(Collect(update.wire_id))
+            self._end(attempt, end, update.result, update.reason, now)
+        elif not update.is_reachable:
+            self._suspect(attempt, "the worker cannot be reached", now)
+        elif update.status == "EXECUTING":
+            attempt.was_executing = True
+        elif update.status == "ACCEPTED" and attempt.was_executing:
+            # The worker program went away, and nobody knows when one comes back.
+            self._drop(attempt, "the worker program went away", now)
+
+    def submit_failed(self, wire_id: str, reason: str, now: float) -> None:
+        """Note that the daemon refused to take an attempt."""
+        attempt = self._attempts.get(wire_id)
+        if attempt is not None:
+            self._retire(attempt)
+            self._end(attempt, AttemptEnd.LOST, "", reason, now)
+
+    def is_ours(self, wire_id: str) -> bool:
+        """Return whether an update concerns this run."""
+        return wire_id in self._attempts or wire_id in self._retired
+
+    def next_timer(self) -> float | None:
+        """Return when :meth:`handle_timer` wants to be called."""
+        return self._timers[0][0] if self._timers else None
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due."""
+        while self._timers and self._timers[0][0] <= now:
+            _, _, kind, name = heapq.heappop(self._timers)
+            match kind:
+                case "deadline":
+                    self._deadline(name, now)
+                case "limit":
+                    self._limit(name, now)
+                case "retry":
+                    self._retry(name, now)
+                case "rest":
+                    worker = self._roster.wake(name, now)
+                    self._freed(worker, now)
+
+    def next_action(self) -> Action | None:
+        """Return what the shell has to do next."""
+        return self._actions.popleft() if self._actions else None
+
+    def _at(self, when: float, kind: str, name: str) -> None:
+        self._timer_count += 1
+        heapq.heappush(self._timers, (when, self._timer_count, kind, name))
+
+    def _assign(self, tags: Tags, now: float) -> None:
+        """Give waiting tasks to workers while there are both."""
+        waiting = self._roster.waiting(tags)
+        while waiting:
+            task = self._tasks.get(waiting[0])
+            if task is None:
+                waiting.popleft()
+                continue
+            worker = self._roster.choose(tags, task.tried)
+            if worker is None:
+                return
+            waiting.popleft()
+            self._begin(task, worker, now)
+
+    def _begin(self, task: _Task, worker: Worker, now: float) -> None:
+        task.attempts += 1
+        task.is_waiting = False
+        wire_id = self._wire_id(task)
+        attempt = _Attempt(task, wire_id, worker.info)
+        self._attempts[wire_id] = attempt
+        task.live[wire_id] = attempt
+        self._roster.begin(worker)
+        if self._config.attempt_limit_s is not None:
+            self._at(now + self._config.attempt_limit_s, "limit", wire_id)
+        self._actions.append(Submit(wire_id, attempt.address, task.line.task))
+
+    def _wire_id(self, task: _Task) -> str:
+        digest = hashlib.blake2b(
+            task.line.id.encode(), key=self._run_key, digest_size=16
+        )
+        return f"{digest.hexdigest()}-{task.attempts}"
+
+    def _end(
+        self, attempt: _Attempt, end: AttemptEnd, result: str, reason: str, now: float
+    ) -> None:
+        """Decide what an attempt's end means for its task and its worker."""
+        task = attempt.task
+        task.failed += end is AttemptEnd.FAILED
+        self._free(attempt, end, now)
+        if task.line.id not in self._tasks:
+            return
+        is_busy = task.is_waiting or any(live.counts for live in task.live.values())
+        if end is AttemptEnd.SUCCEEDED:
+            self._finish(task, "SUCCEEDED", attempt.name, result, "", now)
+        elif is_busy and end is AttemptEnd.LOST:
+            return  # Another attempt is under way, or will be soon.
+        elif self._config.policy.allows_another(
+            end, attempts=task.attempts, failed=task.failed
+        ):
+            self._retry_later(task, attempt.address, now)
+        else:
+            self._finish(task, "FAILED", attempt.name, result, reason, now)
+
+    def _retry_later(self, task: _Task, tried: str, now: float) -> None:
+        task.tried.add(tried)
+        if not task.is_waiting:
+            task.is_waiting = True
+            pause = self._config.policy.pause_s(task.attempts, self._rng)
+            self._at(now + pause, "retry", task.line.id)
+
+    def _free(self, attempt: _Attempt, end: AttemptEnd, now: float) -> None:
+        """Give the attempt's place on its worker to somebody else."""
+        if not attempt.counts:
+            return
+        attempt.counts = False
+        worker = self._roster.end(attempt.address)
+        if worker is None:
+            return
+        if end is AttemptEnd.LOST:
+            worker.losses += 1
+            until = now + self._config.policy.rest_s(worker.losses, self._rng)
+            self._roster.rest(worker, until)
+            self._at(until, "rest", attempt.address)
+        else:
+            worker.losses = 0
+            self._freed(worker, now)
+
+    def _freed(self, worker: Worker | None, now: float) -> None:
+        if worker is not None:
+            for tags in self._roster.waiting_pools(worker):
+                self._assign(tags, now)
+
+    def _suspect(self, attempt: _Attempt, reason: str, now: float) -> None:
+        """Try elsewhere, but take the attempt's result if it comes after all."""
+        if not attempt.counts:
+            return
+        live = attempt.task.live
+        live.pop(attempt.wire_id, None)
+        self._end(attempt, AttemptEnd.LOST, "", reason, now)
+        if attempt.task.line.id in self._tasks:
+            live[attempt.wire_id] = attempt
+
+    def _drop(self, attempt: _Attempt, reason: str, now: float) -> None:
+        """Try elsewhere and want nothing more of this attempt."""
+        self._retire(attempt)
+        self._actions.append(Cancel(attempt.wire_id))
+        self._end(attempt, AttemptEnd.LOST, "", reason, now)
+
+    def _finish(
+        self,
+        task: _Task,
+        status: str,
+        agent: str,
+        result: str,
+        error: str,
+        now: float,
+    ) -> None:
+        del self._tasks[task.line.id]
+        for attempt in list(task.live.values()):
+            self._retire(attempt)
+            self._actions.append(Cancel(attempt.wire_id))
+            self._free(attempt, AttemptEnd.FAILED, now)
+        self._actions.append(
+            Finished(
+                TaskResult(
+                    id=task.line.id,
+                    status=status,
+                    agent=agent,
+                    result=result,
+                    attempts=task.attempts,
+                    wall_ms=round((now - task.started) * 1000, 3),
+                    error=error,
+                )
+            )
+        )
+
+    def _retire(self, attempt: _Attempt) -> None:
+        self._attempts.pop(attempt.wire_id, None)
+        attempt.task.live.pop(attempt.wire_id, None)
+        self._retired[attempt.wire_id] = None
+        if len(self._retired) > MAX_RETIRED:
+            self._retired.popitem(last=False)
+
+    def _deadline(self, task_id: str, now: float) -> None:
+        task = self._tasks.get(task_id)
+        if task is None:
+            return
+        last = next(reversed(task.live.values()), None)
+        agent = last.name if last else ""
+        error = "the task missed its deadline" if task.attempts else NO_WORKER
+        self._finish(task, "FAILED", agent, "", error, now)
+
+    def _limit(self, wire_id: str, now: float) -> None:
+        attempt = self._attempts.get(wire_id)
+        if attempt is not None and attempt.counts:
+            limit = self._config.attempt_limit_s
+            self._drop(attempt, f"the worker took longer than {limit:g} s", now)
+
+    def _retry(self, task_id: str, now: float) -> None:
+        task = self._tasks.get(task_id)
+        if task is not None:
+            # Before those that never had a turn: its turn has come once already.
+            self._roster.waiting(task.tags).appendleft(task_id)
+            self._assign(task.tags, now)

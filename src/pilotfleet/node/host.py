@@ -1,0 +1,327 @@
+"""Many agents in one process.
+
+What agents share lives here: the connections to the registry, one timer wheel,
+one receive buffer, one random source, the built-in services, the IPC socket,
+and every task. What an agent does in its handlers is its own affair: an
+exception there is logged, and its neighbours go on.
+
+Shutdown has this order: no new local clients and no new streams; what was
+written is delivered, as long as ``drain_s`` allows; every stream ends; tasks are
+cancelled and awaited; sockets are closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import random
+import socket
+import time
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+
+from pilotfleet.client.registry import RegistryClient
+from pilotfleet.errors import (
+    ConfigError,
+    ConnectionFailed,
+    InvalidArgument,
+    PilotError,
+)
+from pilotfleet.node.agent import Agent
+from pilotfleet.node.config import DEFAULT_BEACON_PORT, MAX_HOSTED_AGENTS
+from pilotfleet.node.filelimit import require_open_files
+from pilotfleet.node.gate import Gate
+from pilotfleet.node.home import load_or_create_identity, lock_identity, make_folder
+from pilotfleet.node.ipc.server import IpcServer
+from pilotfleet.node.local import local_ipv4_addresses
+from pilotfleet.node.registration import Registrar
+from pilotfleet.node.routing import Routing
+from pilotfleet.node.supervisor import Supervisor
+from pilotfleet.protocol.stream.config import StreamConfig
+from pilotfleet.protocol.stream.state import State
+from pilotfleet.protocol.tunnel.config import TunnelConfig
+from pilotfleet.transport.threads import run_blocking
+from pilotfleet.transport.udp import RECEIVE_BUFFER_SIZE
+from pilotfleet.transport.wheel import TimerWheel
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+    from pilotfleet.node.config import HostConfig
+    from pilotfleet.node.engine import Engine
+    from pilotfleet.node.ipc.session import IpcSession
+    from pilotfleet.node.stream import Stream
+    from pilotfleet.node.trust import TrustService
+    from pilotfleet.protocol.address import Endpoint
+
+__all__ = ["ExtensionHandler", "Host", "ServiceHandler", "Webhook"]
+
+logger = logging.getLogger(__name__)
+
+ServiceHandler: TypeAlias = "Callable[[Agent, Stream], Awaitable[None]]"
+"""Serves one inbound stream; the stream is closed when it returns."""
+ExtensionHandler: TypeAlias = (
+    "Callable[[IpcSession, Agent, dict[str, Any]], Awaitable[dict[str, Any]]]"
+)
+"""Serves one extension request of a local program."""
+
+SHARED_FILES: Final = 256
+"""Open files beside the agents' sockets: registry, IPC clients, databases."""
+OPENING_BATCH: Final = 64
+"""Agents made before the event loop has its turn."""
+PROGRESS_STEP: Final = 1000
+DRAIN_POLL_S: Final = 0.02
+
+
+class Webhook(Protocol):
+    """What the IPC server asks of the webhook service."""
+
+    async def set_url(self, agent: Agent, url: str) -> None:
+        """Send events of ``agent`` to ``url``; an empty one ends it."""
+
+
+class Host:
+    """Runs agents. An async context manager: inside, they are registered.
+
+    Services and extensions are put in before it is entered.
+    """
+
+    def __init__(self, config: HostConfig) -> None:
+        _check(config)
+        self.config = config
+        self.services: dict[int, ServiceHandler] = {}
+        """Virtual port to what serves it, for all agents."""
+        self.is_served = self.services.__contains__
+        """Whether a port is served for every agent; one object for all of them."""
+        self.extensions: dict[str, ExtensionHandler] = {}
+        """IPC operations beyond the official ones (ipc 0x80)."""
+        self.trust_service: TrustService | None = None
+        self.webhook: Webhook | None = None
+        self.agents: dict[str, Agent] = {}
+        self.by_node: dict[int, Agent] = {}
+        self.on_progress: Callable[[int, int], None] = _log_progress
+        """Called during the start: agents registered, agents in all."""
+        self.is_draining = False
+        self.started_at = 0.0
+        self.packets_refused = 0
+        """Stream packets that a full tunnel queue did not take."""
+        self.packets_misaddressed = 0
+        """Packets for another node than the one that received them."""
+        self.random_bytes = os.urandom
+        self.rng = random.Random(os.urandom(32))
+        self.tunnel_config = TunnelConfig()
+        self.stream_config = StreamConfig(
+            residence_s=config.time_wait_s,
+            max_connections=config.max_connections,
+            max_connections_per_port=config.max_connections_per_port,
+        )
+        self.receive_buffer = bytearray(RECEIVE_BUFFER_SIZE)
+        self.local_addresses: tuple[str, ...] = ()
+        self.is_local_registry = False
+        self.beacon: Endpoint = ("", 0)
+        self.gate = Gate(self)
+        self.routing = Routing(self)
+        self.registrar = Registrar(self)
+        self._supervisor = Supervisor()
+        self._stack = contextlib.AsyncExitStack()
+        self._dirty: list[Engine] = []
+        self.loop: asyncio.AbstractEventLoop
+        self.wheel: TimerWheel
+        self.registry: RegistryClient
+
+    async def __aenter__(self) -> Self:
+        """Open everything and register every agent.
+
+        Raises:
+            PilotError: What is missing, and what to do about it.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self.aclose(drain=False)
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose(drain=error is None)
+
+    @property
+    def default_agent(self) -> Agent:
+        """The agent that a local program means when it names none."""
+        return self.agents[self.config.agents[0].name]
+
+    def now(self) -> float:
+        """Return the monotonic time."""
+        return time.monotonic()
+
+    def wall(self) -> float:
+        """Return the Unix time."""
+        return time.time()
+
+    def spawn(self, coro: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
+        """Run a task that the host owns; its failure is logged, nothing more."""
+        return self._supervisor.spawn(coro, name=name)
+
+    def serve(self, agent: Agent, stream: Stream) -> None:
+        """Have the built-in service of the stream's port serve it."""
+        handler = self.services.get(stream.local_port)
+        if handler is None or self.is_draining:
+            stream.close_nowait()
+            return
+        name = f"port {stream.local_port} of {agent.name}"
+        self.spawn(self._serve(handler, agent, stream), name=name)
+
+    def flush_soon(self, agent: Engine) -> None:
+        """Send what ``agent`` has ready at the end of this turn of the loop."""
+        self._dirty.append(agent)
+        if len(self._dirty) == 1:
+            self.loop.call_soon(self._flush)
+
+    async def aclose(self, *, drain: bool = True) -> None:
+        """Stop everything, in the order of the module's docstring."""
+        self.is_draining = True
+        try:
+            if drain:
+                await self._drain()
+        finally:
+            await self._stack.aclose()
+
+    # Private
+
+    async def _start(self) -> None:
+        config = self.config
+        self.loop = asyncio.get_running_loop()
+        self.started_at = self.now()
+        sockets = 1 if config.agent_sockets is None else 2
+        require_open_files(sockets * len(config.agents) + SHARED_FILES)
+        make_folder(config.home)
+        self._stack.enter_context(lock_identity(config.agents[0].identity_path))
+        self.local_addresses = local_ipv4_addresses()
+        registry = await self._look_up(config.registry)
+        self.is_local_registry = ipaddress.ip_address(registry[0]).is_loopback
+        self.beacon = (registry[0], DEFAULT_BEACON_PORT)
+        if config.beacon is not None:
+            self.beacon = await self._look_up(config.beacon)
+        self.wheel = TimerWheel(self.loop)
+        self._stack.callback(self.wheel.close)
+        self._stack.callback(self._close_agents)
+        self.registry = await self._stack.enter_async_context(
+            RegistryClient(
+                registry, connections=config.registry_connections, tls=config.tls
+            )
+        )
+        self._stack.push_async_callback(self._supervisor.aclose)
+        await self._open_agents()
+        await self._register()
+
+    async def _open_agents(self) -> None:
+        specs = list(self.config.agents)
+        for start in range(0, len(specs), OPENING_BATCH):
+            batch = specs[start : start + OPENING_BATCH]
+            # One thread call for many: each new key waits for the disk.
+            identities = await run_blocking(_load_identities, batch)
+            for spec, identity in zip(batch, identities, strict=True):
+                agent = self.agents[spec.name] = Agent(self, spec, identity)
+                agent.load_trust()
+
+    async def _register(self) -> None:
+        first, *others = self.agents.values()
+        await self.registrar.start_first(first)
+        total = len(self.agents)
+        self.on_progress(1, total)
+        # As with the official daemon, whoever finds the socket finds a node.
+        if self.config.socket is not None:
+            await self._open_ipc(self.config.socket, None)
+        await self.registrar.start_others(
+            others, on_progress=lambda done: self.on_progress(done + 1, total)
+        )
+        if self.config.agent_sockets is not None:
+            make_folder(self.config.agent_sockets)
+            for agent in self.agents.values():
+                path = self.config.agent_sockets / f"{agent.name}.sock"
+                await self._open_ipc(path, agent)
+
+    async def _open_ipc(self, path: Path, agent: Agent | None) -> None:
+        await self._stack.enter_async_context(IpcServer(self, path, agent=agent))
+
+    async def _look_up(self, endpoint: Endpoint) -> Endpoint:
+        """Return the endpoint with an IP address in place of a name."""
+        host, port = endpoint
+        try:
+            found = await self.loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise ConnectionFailed(f"cannot look up host {host!r}: {error}") from error
+        return str(found[0][4][0]), port
+
+    async def _serve(
+        self, handler: ServiceHandler, agent: Agent, stream: Stream
+    ) -> None:
+        """Run one service on one stream; its failure is its own."""
+        try:
+            await handler(agent, stream)
+        except (PilotError, TimeoutError) as error:
+            logger.debug("port %d of %s: %s", stream.local_port, agent.name, error)
+        finally:
+            stream.close_nowait()
+
+    def _flush(self) -> None:
+        agents, self._dirty = self._dirty, []
+        for agent in agents:
+            try:
+                agent.flush()
+            except Exception:  # A defect here must not stop the neighbours.
+                logger.exception("agent %s failed to send", agent.name)
+
+    async def _drain(self) -> None:
+        """End every stream and wait until what was written has arrived."""
+        deadline = self.now() + self.config.drain_s
+        for agent in self.agents.values():
+            agent.finish_streams()
+        while self.now() < deadline and self._has_unfinished():  # noqa: ASYNC110
+            # Nobody is told of a FIN that leaves, and this happens once.
+            await asyncio.sleep(DRAIN_POLL_S)
+
+    def _has_unfinished(self) -> bool:
+        return any(
+            connection.state is State.LINGER
+            for agent in self.agents.values()
+            for connection in agent.streams.connections()
+        )
+
+    def _close_agents(self) -> None:
+        for agent in self.agents.values():
+            agent.shut_streams_down()
+        self._flush()
+        for agent in self.agents.values():
+            agent.close()
+
+
+def _check(config: HostConfig) -> None:
+    if not config.agents:
+        raise InvalidArgument("a host needs at least one agent")
+    if len(config.agents) > MAX_HOSTED_AGENTS:
+        raise InvalidArgument(
+            f"{len(config.agents)} agents on one host (max {MAX_HOSTED_AGENTS})"
+        )
+    names = {spec.name for spec in config.agents}
+    if len(names) != len(config.agents):
+        raise ConfigError("two agents of this host have the same name")
+
+
+def _log_progress(done: int, total: int) -> None:
+    if done == total or done % PROGRESS_STEP == 0:
+        logger.info("%d of %d agents registered", done, total)
+
+
+def _load_identities(specs: list[Any]) -> list[Any]:
+    return [load_or_create_identity(spec.identity_path) for spec in specs]

@@ -1,0 +1,118 @@
+"""The extension's own operations, and the way to those of the services."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from pilotfleet.errors import InvalidArgument, NotFound, NotSupported, PermissionDenied
+
+if TYPE_CHECKING:
+    from pilotfleet.node.agent import Agent
+    from pilotfleet.node.ipc.session import IpcSession
+
+__all__ = ["ExtensionHandler", "run_extension"]
+
+ExtensionHandler: TypeAlias = Callable[
+    ["IpcSession", "Agent", dict[str, Any]], Awaitable[dict[str, Any]]
+]
+
+_SEARCH_FIELDS: Final = frozenset(
+    {"tags", "any", "hostname_prefix", "online", "limit", "cursor"}
+)
+
+
+async def run_extension(
+    session: IpcSession, op: str, params: dict[str, Any]
+) -> dict[str, Any]:
+    """Run one operation for the client.
+
+    ``agent`` in the parameters names the agent that the operation acts for;
+    otherwise it is the client's selected one.
+
+    Raises:
+        NotSupported: No such operation.
+        NotFound: No such agent.
+        PilotError: What the operation raises.
+    """
+    handler = _BUILT_IN.get(op) or session.server.host.extensions.get(op)
+    if handler is None:
+        raise NotSupported(f"the daemon has no operation {op!r}")
+    agent = session.agent
+    if params.get("agent") is not None:
+        agent = _find_agent(session, params["agent"])
+    return await handler(session, agent, params)
+
+
+def _find_agent(session: IpcSession, name: object) -> Agent:
+    if not isinstance(name, str):
+        raise InvalidArgument("agent must be a text")
+    agent = session.server.host.agents.get(name)
+    if agent is None:
+        raise NotFound(f"no agent {name!r} on this daemon", hint="see: pilotctl agents")
+    bound = session.server.agent
+    if bound is not None and agent is not bound:
+        raise PermissionDenied(f"this socket is for agent {bound.name!r} only")
+    return agent
+
+
+async def _select_agent(
+    session: IpcSession, agent: Agent, params: dict[str, Any]
+) -> dict[str, Any]:
+    """Make all later frames of this connection act as another agent."""
+    chosen = _find_agent(session, params.get("name"))
+    if chosen is not session.agent:
+        if session.streams or session.ports:
+            # Connection ids and ports belong to the agent they were made for.
+            raise InvalidArgument("close all streams and ports to select an agent")
+        session.server.move(session, chosen)
+    return _describe(chosen)
+
+
+async def _agents(
+    session: IpcSession, agent: Agent, params: dict[str, Any]
+) -> dict[str, Any]:
+    """List the agents of this daemon."""
+    bound = session.server.agent
+    agents = session.server.host.agents.values() if bound is None else (bound,)
+    return {"agents": [_describe(each) for each in agents]}
+
+
+async def _search(
+    session: IpcSession, agent: Agent, params: dict[str, Any]
+) -> dict[str, Any]:
+    """Search the registry for agents by tag."""
+    query = {key: params[key] for key in _SEARCH_FIELDS & params.keys()}
+    return await agent.search(**query)
+
+
+async def _broker(
+    session: IpcSession, agent: Agent, params: dict[str, Any]
+) -> dict[str, Any]:
+    """Name the fleet's event broker."""
+    return {"broker": session.server.host.config.broker}
+
+
+_BUILT_IN: Final[dict[str, ExtensionHandler]] = {
+    "select-agent": _select_agent,
+    "agents": _agents,
+    "search": _search,
+    "broker": _broker,
+}
+
+
+def _describe(agent: Agent) -> dict[str, Any]:
+    return {
+        "name": agent.name,
+        "node_id": agent.node_id,
+        "address": str(agent.address),
+        "hostname": agent.hostname,
+        "tags": list(agent.tags),
+        "state": _state(agent),
+    }
+
+
+def _state(agent: Agent) -> str:
+    if agent.closed:
+        return "closed"
+    return "online" if agent.node_id else "starting"

@@ -1,0 +1,115 @@
+"""Addresses of this machine, and which address of a peer to use."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import struct
+import sys
+from typing import TYPE_CHECKING, Final
+
+from pilotfleet.errors import DecodeError
+from pilotfleet.protocol.registry.endpoints import parse_endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pilotfleet.protocol.address import Endpoint
+
+__all__ = [
+    "choose_endpoint",
+    "is_public_ip",
+    "local_ipv4_addresses",
+    "parse_ip_endpoint",
+]
+
+_SIOCGIFADDR: Final = 0x8915
+_IFREQ: Final = struct.Struct("256s")
+_IFREQ_ADDRESS: Final = slice(20, 24)
+
+
+def parse_ip_endpoint(text: str) -> Endpoint:
+    """Read ``ip:port`` or ``[ip]:port``.
+
+    Names are refused: looking one up would block the process, and a registry
+    record could make us ask for any name.
+
+    Raises:
+        DecodeError: Not an IP address and a port.
+    """
+    host, port = parse_endpoint(text)
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        raise DecodeError(f"endpoint {text[:64]!r} has no ip address") from None
+    if not port:
+        raise DecodeError(f"endpoint {text[:64]!r} has port 0")
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address), port
+
+
+def is_public_ip(host: str) -> bool:
+    """Tell whether the internet could reach ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        return False
+
+
+def local_ipv4_addresses() -> tuple[str, ...]:
+    """Return the machine's IPv4 addresses, loopback left out."""
+    found = _interface_addresses() or _default_address()
+    return tuple(host for host in found if not host.startswith("127."))
+
+
+def choose_endpoint(
+    real: Endpoint,
+    lan: Iterable[Endpoint],
+    *,
+    own_host: str,
+    local: Iterable[str],
+) -> Endpoint:
+    """Return the address to reach a peer at (wire.md section 9.2).
+
+    A LAN address is used when both sides have the same public IP and one of
+    ours is in the same /24. The second test alone would confuse everybody's
+    192.168.1.0.
+    """
+    if real[0] != own_host or _is_loopback(real[0]):
+        return real
+    networks = {host.rpartition(".")[0] for host in local}
+    for endpoint in lan:
+        if "." in endpoint[0] and endpoint[0].rpartition(".")[0] in networks:
+            return endpoint
+    return real
+
+
+def _is_loopback(host: str) -> bool:
+    return host.startswith("127.") or host == "::1"
+
+
+def _interface_addresses() -> list[str]:
+    if sys.platform != "linux":
+        return []
+    import fcntl  # Not on every system.
+
+    found = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            request = _IFREQ.pack(name.encode()[:15])
+            # Interfaces without an IPv4 address answer with an error.
+            with contextlib.suppress(OSError):
+                reply = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
+                found.append(socket.inet_ntoa(reply[_IFREQ_ADDRESS]))
+    return found
+
+
+def _default_address() -> list[str]:
+    """Return the address of the default route; no packet is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return []
+        return [probe.getsockname()[0]]

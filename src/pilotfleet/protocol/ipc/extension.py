@@ -1,0 +1,146 @@
+"""Extension frames: pilotfleet's own requests on the daemon's socket.
+
+They use command bytes that the official daemon answers with ``unknown command``,
+so a client learns by asking. Unlike the official commands they carry an id, and any
+number may be outstanding::
+
+    0x80  {"id": 1, "op": "search", "tags": ["text"]}      client to daemon
+    0x81  {"id": 1, "result": {...}}                       or
+    0x81  {"id": 1, "error": {"code", "message", "hint"?}}
+    0x82  {"push": "task.offer", ...}                      at any time
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from pilotfleet import errors
+from pilotfleet.errors import DaemonError, DecodeError, PilotError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "MAX_OUTSTANDING",
+    "ExtensionReply",
+    "ExtensionRequest",
+    "decode_object",
+    "decode_reply",
+    "decode_request",
+    "encode_failure",
+    "encode_request",
+    "encode_result",
+    "error_from_reply",
+]
+
+MAX_OUTSTANDING: Final = 1024
+"""Requests that one connection may have in flight."""
+
+
+class ExtensionRequest(msgspec.Struct, frozen=True):
+    """A decoded request; ``params`` holds everything but id and op."""
+
+    id: int
+    op: str
+    params: dict[str, Any]
+
+
+class _Failure(msgspec.Struct, frozen=True):
+    code: str = "internal"
+    message: str = ""
+    hint: str | None = None
+
+
+class ExtensionReply(msgspec.Struct, frozen=True):
+    """A decoded reply: ``result``, or ``error`` when that is not None."""
+
+    id: int
+    result: dict[str, Any] | None = None
+    error: _Failure | None = None
+
+
+_object_decoder: Final = msgspec.json.Decoder(dict[str, Any])
+_reply_decoder: Final = msgspec.json.Decoder(ExtensionReply)
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def decode_object(payload: bytes) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        DecodeError: Not JSON, or not an object.
+    """
+    try:
+        return _object_decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(f"not a JSON object: {error}") from None
+
+
+def encode_request(number: int, op: str, params: Mapping[str, Any]) -> bytes:
+    """Return the payload of a request."""
+    return _encode({**params, "id": number, "op": op})
+
+
+def decode_request(payload: bytes) -> ExtensionRequest:
+    """Read a request.
+
+    Raises:
+        DecodeError: Not such a request.
+    """
+    params = decode_object(payload)
+    number, op = params.pop("id", None), params.pop("op", None)
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise DecodeError("extension: id must be a number")
+    if not isinstance(op, str):
+        raise DecodeError("extension: op must be a text")
+    return ExtensionRequest(number, op, params)
+
+
+def encode_result(number: int, result: Mapping[str, Any]) -> bytes:
+    """Return the payload of a reply that answers the request."""
+    return _encode({"id": number, "result": result})
+
+
+def encode_failure(number: int, error: PilotError) -> bytes:
+    """Return the payload of a reply that refuses the request."""
+    failure = {"code": error.code, "message": str(error)}
+    if error.hint:
+        failure["hint"] = error.hint
+    return _encode({"id": number, "error": failure})
+
+
+def decode_reply(payload: bytes) -> ExtensionReply:
+    """Read a reply.
+
+    Raises:
+        DecodeError: Not such a reply.
+    """
+    try:
+        return _reply_decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(f"extension reply: {error}") from None
+
+
+def error_from_reply(error: _Failure) -> PilotError:
+    """Return the exception that a refused request raises in the client.
+
+    A code that stands for one class only becomes that class, so that callers can
+    catch it; everything else is a :class:`DaemonError`.
+    """
+    kind = _CLASSES.get(error.code, DaemonError)
+    return kind(error.message, hint=error.hint)
+
+
+_CLASSES: Final[dict[str, type[PilotError]]] = {
+    "invalid_argument": errors.InvalidArgument,
+    "not_found": errors.NotFound,
+    "already_exists": errors.AlreadyExists,
+    "permission_denied": errors.PermissionDenied,
+    "trust_required": errors.TrustRequired,
+    "auth_required": errors.AuthRequired,
+    "timeout": errors.TimedOut,
+    "not_implemented": errors.NotSupported,
+    "connection_failed": errors.ConnectionFailed,
+}

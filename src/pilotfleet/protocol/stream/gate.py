@@ -1,0 +1,119 @@
+"""Limits on incoming SYNs (wire.md section 11.4, checks 3, 5 and 6).
+
+The gate remembers who sent how many SYNs, and holds those whose sender is still
+being judged: whether a private node admits a peer may need the registry. All of
+it is bounded, because whoever has a tunnel can send SYNs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from pilotfleet.protocol.packet import Packet
+
+__all__ = ["SynGate", "TokenBucket"]
+
+# From the specification.
+SOURCE_BURST: Final = 64
+SOURCE_RATE: Final = 10.0
+GLOBAL_BURST: Final = 100
+GLOBAL_RATE: Final = 100.0
+MAX_SOURCES: Final = 4096
+SOURCE_IDLE_S: Final = 10.0
+
+
+class TokenBucket:
+    """Lets a burst through, and after it a steady rate."""
+
+    __slots__ = ("_burst", "_rate", "_tokens", "used_at")
+
+    def __init__(self, burst: int, rate: float, now: float) -> None:
+        self._burst = burst
+        self._rate = rate
+        self._tokens = float(burst)
+        self.used_at = now
+
+    def take(self, now: float) -> bool:
+        """Take one token if there is one."""
+        refill = (now - self.used_at) * self._rate
+        self._tokens = min(self._tokens + refill, self._burst)
+        self.used_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class HeldSyn(NamedTuple):
+    """A SYN whose sender is being judged."""
+
+    packet: Packet
+    deadline: float
+
+
+class SynGate:
+    """Counts SYNs by source and in all; holds those that await a decision."""
+
+    __slots__ = ("_global", "_held", "_max_held", "_sources")
+
+    def __init__(self, now: float, *, max_held: int) -> None:
+        self._global = TokenBucket(GLOBAL_BURST, GLOBAL_RATE, now)
+        self._sources: dict[int, TokenBucket] = {}
+        self._held: dict[tuple[int, int, int, int], HeldSyn] = {}
+        self._max_held = max_held
+
+    def is_idle(self, now: float) -> bool:
+        """Return whether a fresh gate would decide the same."""
+        return not self._held and now - self._global.used_at >= SOURCE_IDLE_S
+
+    @property
+    def deadline(self) -> float:
+        """When a held SYN is dropped, or else the gate has nothing to remember."""
+        for held in self._held.values():
+            return held.deadline
+        return self._global.used_at + SOURCE_IDLE_S
+
+    def allows(self, source: int, now: float) -> bool:
+        """Charge a SYN to its source and to all; False if either is exhausted."""
+        bucket = self._sources.get(source)
+        if bucket is None:
+            if len(self._sources) >= MAX_SOURCES:
+                self._forget_idle_sources(now)
+                if len(self._sources) >= MAX_SOURCES:
+                    return False
+            bucket = self._sources[source] = TokenBucket(SOURCE_BURST, SOURCE_RATE, now)
+        return bucket.take(now) and self._global.take(now)
+
+    def hold(self, packet: Packet, deadline: float) -> bool:
+        """Hold a SYN; True if its sender and port were not being judged yet."""
+        key = (packet.src_node, packet.dst_port, packet.src_port, packet.src_network)
+        if key in self._held or len(self._held) >= self._max_held:
+            return False
+        is_new = not any(other[:2] == key[:2] for other in self._held)
+        self._held[key] = HeldSyn(packet, deadline)
+        return is_new
+
+    def release(self, source: int, port: int | None) -> list[Packet]:
+        """Remove and return the SYNs of a source that has been judged."""
+        keys = [
+            key
+            for key in self._held
+            if key[0] == source and (port is None or key[1] == port)
+        ]
+        return [self._held.pop(key).packet for key in keys]
+
+    def drop_expired(self, now: float) -> None:
+        """Drop SYNs that nobody judged in time."""
+        expired = [key for key, held in self._held.items() if held.deadline <= now]
+        for key in expired:
+            del self._held[key]
+
+    def _forget_idle_sources(self, now: float) -> None:
+        idle = [
+            source
+            for source, bucket in self._sources.items()
+            if now - bucket.used_at >= SOURCE_IDLE_S
+        ]
+        for source in idle:
+            del self._sources[source]

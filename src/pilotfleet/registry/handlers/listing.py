@@ -1,0 +1,179 @@
+"""Finding many nodes: the list of a network, and search."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from pilotfleet.errors import DecodeError
+from pilotfleet.protocol.address import BACKBONE, Address
+from pilotfleet.protocol.registry.messages import (
+    MAX_NODE,
+    Reply,
+    Request,
+    flag,
+    network_number,
+    node_number,
+    number,
+    text,
+    texts,
+)
+from pilotfleet.protocol.registry.names import MAX_TAGS, is_hostname_prefix
+from pilotfleet.registry.directory.refusal import Refused
+from pilotfleet.registry.directory.search import (
+    DEFAULT_LIMIT,
+    MAX_LIMIT,
+    Query,
+    decode_cursor,
+    search,
+)
+from pilotfleet.registry.privacy import public_endpoint, rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from pilotfleet.registry.context import PeerContext
+    from pilotfleet.registry.desk import Desk, Handler
+    from pilotfleet.registry.directory.networks import Network
+    from pilotfleet.registry.directory.nodes import Node
+
+__all__ = ["HANDLERS"]
+
+ROWS_AT_ONCE: Final = 1_000
+"""Rows made before other requests have their turn: about 3 ms."""
+
+
+def list_nodes(
+    desk: Desk, request: Request, _: PeerContext
+) -> Coroutine[Any, Any, Reply]:
+    """Section 6.8."""
+    network = desk.directory.network(network_number(request))
+    if network.record.id != BACKBONE:
+        return _list_members(desk, network)
+    if not desk.is_admin(request):
+        raise Refused(
+            "listing backbone nodes is not permitted (use lookup with a specific"
+            " node_id)"
+        )
+    return _list_all(desk)
+
+
+def search_nodes(desk: Desk, request: Request, peer: PeerContext) -> Reply:
+    """The search extension: who carries these tags or such a name."""
+    requester = _requester(desk, request, peer)
+    query = _query(request)
+    if query is None:
+        return {"type": "search_ok", "agents": [], "total": 0, "next_cursor": ""}
+    desk.directory.expire_online(desk.clock.wall())
+    page = search(desk.directory, query, requester)
+    return {
+        "type": "search_ok",
+        "agents": [_agent_row(desk, node) for node in page.nodes],
+        "total": page.total,
+        "next_cursor": page.next_cursor,
+    }
+
+
+async def _list_members(desk: Desk, network: Network) -> Reply:
+    rows = []
+    for index, node in enumerate(sorted(network.members)):
+        # A member may have left while others had their turn.
+        member = network.members.get(node)
+        if member is None:
+            continue
+        row = _node_row(desk, node, network.record.id)
+        if member.record.role:
+            row["role"] = member.record.role
+        if member.record.tags:
+            row["member_tags"] = list(member.record.tags)
+        rows.append(row)
+        if index % ROWS_AT_ONCE == ROWS_AT_ONCE - 1:
+            await asyncio.sleep(0)
+    return {"type": "list_nodes_ok", "nodes": rows}
+
+
+async def _list_all(desk: Desk) -> Reply:
+    rows = []
+    for index, node in enumerate(list(desk.directory.nodes.live)):
+        rows.append(_node_row(desk, node, BACKBONE))
+        if index % ROWS_AT_ONCE == ROWS_AT_ONCE - 1:
+            await asyncio.sleep(0)
+    return {"type": "list_nodes_ok", "nodes": rows}
+
+
+def _node_row(desk: Desk, number: int, network: int) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "node_id": number,
+        "address": str(Address(network, number)),
+    }
+    node = desk.directory.nodes.get_live(number)
+    if node is None:
+        row["offline"] = True
+        return row
+    record = node.record
+    row["public"] = record.public
+    row["last_seen"] = rfc3339(node.last_seen)
+    if node.hostname:
+        row["hostname"] = node.hostname
+    if record.tags:
+        row["tags"] = list(record.tags)
+    if record.task_exec:
+        row["task_exec"] = True
+    if record.version:
+        row["version"] = record.version
+    if record.public:
+        row["real_addr"] = public_endpoint(desk, node)
+    return row
+
+
+def _agent_row(desk: Desk, node: Node) -> dict[str, Any]:
+    number = node.record.id
+    return {
+        "node_id": number,
+        "address": node.address,
+        "hostname": node.hostname,
+        "tags": list(node.record.tags),
+        "polo": desk.directory.polo_score(number),
+        "online": desk.directory.is_online(number),
+        "last_seen": rfc3339(node.last_seen),
+    }
+
+
+def _requester(desk: Desk, request: Request, peer: PeerContext) -> Node | None:
+    """Return the node that signed the search; without a signature, nobody."""
+    if not text(request, "signature"):
+        return None
+    return desk.signed_node(request, peer, node_number(request, "requester_id"))
+
+
+def _query(request: Request) -> Query | None:
+    """Return what is looked for, or None when nothing can match.
+
+    Raises:
+        Refused: There are too many tags, or the cursor is not ours.
+    """
+    tags = {tag.removeprefix("#") for tag in texts(request, "tags")}
+    prefix = text(request, "hostname_prefix")
+    if len(tags) > MAX_TAGS:
+        raise Refused(f"too many tags (max {MAX_TAGS})")
+    if prefix and not is_hostname_prefix(prefix):
+        return None
+    try:
+        after = decode_cursor(text(request, "cursor"))
+    except DecodeError as error:
+        raise Refused(str(error)) from None
+    limit = number(request, "limit", MAX_NODE) or DEFAULT_LIMIT
+    return Query(
+        tags=tuple(tags),
+        any_tag=flag(request, "any"),
+        hostname_prefix=prefix,
+        online=flag(request, "online"),
+        limit=min(limit, MAX_LIMIT),
+        after=after,
+    )
+
+
+HANDLERS: Final[dict[str, Handler]] = {
+    "list_nodes": list_nodes,
+    "search": search_nodes,
+}

@@ -1,0 +1,229 @@
+"""The registry's TCP server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import itertools
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+from pilotfleet.errors import AlreadyExists, Closed, TimedOut, Unavailable
+from pilotfleet.protocol.registry.framing import MAX_MESSAGE
+from pilotfleet.registry.context import PeerContext
+from pilotfleet.registry.limits import RateLimit
+from pilotfleet.registry.metrics import ServerStats
+from pilotfleet.registry.session import (
+    BufferBudget,
+    RequestDecoder,
+    RequestHandler,
+    Session,
+)
+
+if TYPE_CHECKING:
+    import ssl
+    from types import TracebackType
+
+    from pilotfleet.protocol.address import Endpoint
+    from pilotfleet.transport.framed import FramedConnection
+
+__all__ = ["RegistryServer", "ServerConfig"]
+
+logger = logging.getLogger(__name__)
+
+BACKLOG: Final = 4_096
+SWEEP_INTERVAL_S: Final = 5.0
+TLS_HANDSHAKE_S: Final = 10.0
+CLOSE_S: Final = 1.0
+"""How long a shutdown waits for the last replies to leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Limits of a registry server."""
+
+    idle_limit_s: float = 300.0
+    """A connection without a whole message for so long is closed. Clients of
+    the protocol send one every minute."""
+    write_limit_s: float = 5.0
+    """A connection that takes no replies for so long is closed."""
+    drain_s: float = 5.0
+    """How long a shutdown waits for requests that were begun."""
+    max_message_bytes: int = MAX_MESSAGE
+    buffer_bytes: int = 256 * 1024 * 1024
+    """What all incomplete messages may take together."""
+    max_connections: int = 100_000
+    requests_per_second_per_ip: float | None = 100_000.0
+    """Above it, the connections of an address are read more slowly. A whole
+    fleet may share one address, so this is no means against abuse by one
+    agent. None: no limit."""
+
+
+class RegistryServer:
+    """Listens, and answers through a handler. An async context manager.
+
+    Closing has this order: stop accepting, let begun requests end until the
+    deadline, cancel the rest, close the connections.
+    """
+
+    def __init__(
+        self,
+        handler: RequestHandler,
+        bind: Endpoint,
+        *,
+        config: ServerConfig | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._handler = handler
+        self._bind = bind
+        self._config = config or ServerConfig()
+        self._tls = tls
+        rate = self._config.requests_per_second_per_ip
+        self._limit = RateLimit(rate) if rate is not None else None
+        self._budget = BufferBudget(self._config.buffer_bytes)
+        self._sessions: set[Session] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._numbers = itertools.count(1)
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self.stats = ServerStats()
+
+    @property
+    def address(self) -> Endpoint:
+        """Where the server listens."""
+        if self._server is None or not self._server.sockets:
+            return self._bind
+        host, port = self._server.sockets[0].getsockname()[:2]
+        return host, port
+
+    @property
+    def connection_count(self) -> int:
+        """How many connections are open."""
+        return len(self._sessions)
+
+    async def __aenter__(self) -> RegistryServer:
+        """Start to listen.
+
+        Raises:
+            AlreadyExists: Somebody else has the port.
+            Unavailable: The system refuses the address.
+        """
+        host, port = self._bind
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(
+                self._accept,
+                host or None,
+                port,
+                backlog=BACKLOG,
+                ssl=self._tls,
+                ssl_handshake_timeout=TLS_HANDSHAKE_S if self._tls else None,
+            )
+        except OSError as error:
+            raise _listen_error(error, self._bind) from error
+        self._sweeper = loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop in the order that the class describes."""
+        assert self._server is not None
+        self._server.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for session in self._sessions:
+            session.connection.pause()
+        tasks = [s.task for s in self._sessions if s.task is not None]
+        try:
+            if tasks:
+                await asyncio.wait(tasks, timeout=self._config.drain_s)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._close_connections()
+
+    def _accept(self) -> asyncio.BaseProtocol:
+        if len(self._sessions) >= self._config.max_connections:
+            self.stats.connections_refused += 1
+            return _Refusal()
+        config = self._config
+        session = Session(
+            self._handler,
+            RequestDecoder(config.max_message_bytes, self._budget),
+            stats=self.stats,
+            limit=self._limit,
+            make_peer=self._make_peer,
+            on_opened=self._remember,
+            on_closed=self._forget,
+        )
+        return session.connection
+
+    def _remember(self, session: Session) -> None:
+        # Not earlier: a TLS connection that fails never opens nor closes.
+        self.stats.connections += 1
+        self._sessions.add(session)
+        self._empty.clear()
+
+    def _forget(self, session: Session) -> None:
+        self._sessions.discard(session)
+        if not self._sessions:
+            self._empty.set()
+
+    def _make_peer(self, connection: FramedConnection) -> PeerContext:
+        ip, port = connection.peer
+        return PeerContext(ip, next(self._numbers), port=port)
+
+    def _sweep(self) -> None:
+        """Close what is idle or blocked; one timer serves all connections."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._sweeper = loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+        for session in list(self._sessions):
+            blocked = session.connection.blocked_since
+            if blocked is not None and now - blocked > self._config.write_limit_s:
+                reason = "it takes no replies"
+            elif (
+                session.task is None
+                and now - session.active_at > self._config.idle_limit_s
+            ):
+                reason = "it is idle"
+            else:
+                continue
+            self.stats.timed_out += 1
+            session.connection.abort(TimedOut(f"closed because {reason}"))
+
+    async def _close_connections(self) -> None:
+        for session in self._sessions:
+            session.connection.close(Closed("the registry stops"))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._empty.wait()
+        for session in list(self._sessions):
+            session.connection.abort(Closed("the registry stops"))
+
+
+class _Refusal(asyncio.Protocol):
+    """Closes a connection that is one too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # A cast: the transports of uvloop are no subclasses of asyncio's.
+        cast("asyncio.Transport", transport).abort()
+
+
+def _listen_error(error: OSError, bind: Endpoint) -> AlreadyExists | Unavailable:
+    host, port = bind
+    if error.errno == errno.EADDRINUSE:
+        return AlreadyExists(
+            f"tcp port {port} on {host or 'all addresses'} is in use",
+            hint="stop the other program, or choose another port with --registry-addr",
+        )
+    reason = error.strerror or str(error)
+    return Unavailable(f"cannot listen on {host}:{port}: {reason}")

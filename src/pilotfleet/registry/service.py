@@ -1,0 +1,206 @@
+"""The registry: a request comes in, an answer goes out.
+
+A request takes this way: its handler reads the directory, checks the rights
+and decides (all in one step of the event loop, so a decision is made on one
+state of the directory); the committer makes the decision last; then the
+answer goes out and those whom it concerns are told. Reads end after the first
+step and never touch the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from pilotfleet.errors import Conflict, StorageError
+from pilotfleet.protocol.registry.messages import error_reply, text
+from pilotfleet.registry.binary_requests import answer_binary
+from pilotfleet.registry.committer import Committer
+from pilotfleet.registry.config import ServiceConfig
+from pilotfleet.registry.context import PeerContext
+from pilotfleet.registry.desk import Desk
+from pilotfleet.registry.directory.decision import Decision
+from pilotfleet.registry.directory.refusal import Refused
+from pilotfleet.registry.handlers import (
+    administration,
+    keys,
+    listing,
+    members,
+    names,
+    networks,
+    nodes,
+    trust,
+)
+from pilotfleet.registry.maintenance import Maintenance
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pilotfleet.protocol.registry.messages import Reply
+    from pilotfleet.registry.desk import Handler
+    from pilotfleet.registry.directory.directory import Directory
+    from pilotfleet.registry.store.base import Store
+    from pilotfleet.transport.clock import Clock
+
+__all__ = ["EXTENSIONS", "PeerContext", "RegistryService", "ServiceConfig"]
+
+logger = logging.getLogger(__name__)
+
+EXTENSIONS: Final = ("pipeline", "search")
+"""What this registry offers beyond the official one; told at registration."""
+MAX_TYPE_SHOWN: Final = 64
+WATCH_RETRY_S: Final = 1.0
+
+_HANDLERS: Final[dict[str, Handler]] = {
+    **nodes.HANDLERS,
+    **names.HANDLERS,
+    **trust.HANDLERS,
+    **keys.HANDLERS,
+    **networks.HANDLERS,
+    **members.HANDLERS,
+    **listing.HANDLERS,
+    **administration.HANDLERS,
+}
+
+
+class RegistryService:
+    """Answers registry messages from a directory that a store backs.
+
+    ``load`` comes first, ``aclose`` last. ``run_maintenance`` has to run all
+    the while, ``run_watch`` where other processes write to the same store.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        store: Store,
+        *,
+        config: ServiceConfig,
+        clock: Clock,
+        notify: Callable[[int], None],
+    ) -> None:
+        self.directory = directory
+        self.config = config
+        self._store = store
+        self._clock = clock
+        self._notify = notify
+        self._desk = Desk(directory, config, clock)
+        self._committer = Committer(directory, store)
+        self._maintenance = Maintenance(directory, self._committer, config)
+
+    @property
+    def beacon_addr(self) -> str:
+        """Where nodes reach our beacon; empty when there is none."""
+        return self._desk.beacons.own_addr
+
+    @beacon_addr.setter
+    def beacon_addr(self, addr: str) -> None:
+        self._desk.beacons.own_addr = addr
+
+    async def load(self) -> None:
+        """Fill the directory from the store.
+
+        Raises:
+            StorageError: The store cannot be read.
+        """
+        entries = await self._store.load()
+        wall = self._clock.wall()
+        self.directory.load(entries, wall=wall)
+        self._committer.loaded(max((e.revision for e in entries), default=0))
+        self._maintenance.begin(wall)
+
+    async def handle(
+        self, request: dict[str, Any], peer: PeerContext
+    ) -> dict[str, Any]:
+        """Answer one message. Never raises for anything a client can send.
+
+        A cancelled call may have made its changes; they are never half made.
+        """
+        kind = text(request, "type")
+        handler = _HANDLERS.get(kind)
+        if handler is None:
+            return error_reply(f'unknown message type: "{kind[:MAX_TYPE_SHOWN]}"')
+        try:
+            if kind == "register":
+                self._desk.admission.admit(peer, self._clock.now())
+            answer = handler(self._desk, request, peer)
+            if isinstance(answer, dict):
+                return answer
+            if isinstance(answer, Decision):
+                return await self._settle(answer, handler, request, peer)
+            return await answer
+        except Refused as refusal:
+            return error_reply(str(refusal), **refusal.facts)
+        except Conflict:
+            return error_reply(f"{kind}: changed concurrently, retry")
+        except StorageError as error:
+            logger.error("request %s was not stored: %s", kind, error)
+            return error_reply("registry storage is not available, retry later")
+
+    async def handle_binary(
+        self, kind: int, payload: bytes, peer: PeerContext
+    ) -> tuple[int, bytes]:
+        """Answer one binary message; return its type and payload."""
+        return answer_binary(self._desk, kind, payload, peer)
+
+    async def run_maintenance(self) -> None:
+        """Do what time demands, until cancelled."""
+        while True:
+            await asyncio.sleep(1)
+            await self.maintain()
+
+    async def maintain(self) -> None:
+        """Do what is due now: sweep, write last-seen times, tidy up."""
+        try:
+            await self._maintenance.run(self._clock.wall())
+        except StorageError as error:
+            # It is all due again later; the registry goes on meanwhile.
+            logger.warning("maintenance was not stored: %s", error)
+
+    async def run_watch(self) -> None:
+        """Follow what other processes write to the store, until cancelled."""
+        try:
+            while True:
+                await self._watch()
+                await asyncio.sleep(WATCH_RETRY_S)
+        finally:
+            self._committer.end_watch()
+
+    async def aclose(self) -> None:
+        """Finish writes that have begun and write what was held back.
+
+        Raises:
+            StorageError: The store refused.
+        """
+        await self._committer.aclose()
+        await self._maintenance.flush()
+
+    async def _settle(
+        self,
+        decision: Decision,
+        handler: Handler,
+        request: dict[str, Any],
+        peer: PeerContext,
+    ) -> Reply:
+        def redo() -> Decision:
+            again = handler(self._desk, request, peer)
+            if isinstance(again, Decision):
+                return again
+            assert isinstance(again, dict), "a handler that decides never waits"
+            return Decision(again)
+
+        decision = await self._committer.commit(decision, redo)
+        if decision.seen:
+            self.directory.touch(decision.seen, self._clock.wall())
+            decision.reply["extensions"] = list(EXTENSIONS)
+        for node in decision.notify:
+            self._notify(node)
+        return decision.reply
+
+    async def _watch(self) -> None:
+        try:
+            async for entry in self._store.watch(self._committer.begin_watch()):
+                self._committer.follow(entry)
+        except StorageError as error:
+            logger.warning("watch of the store was interrupted: %s", error)

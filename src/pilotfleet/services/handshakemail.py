@@ -1,0 +1,150 @@
+"""When agents look for handshakes that wait at the registry (trust.md section 5).
+
+Looking empties the box there. So a poll is a task of the host, which no caller's
+impatience cancels, and what it brings is saved before anything is done with it.
+
+An agent that was never polled has no state here, and none has a timer of its own:
+the deadlines of agents that expect an answer are at the host's wheel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from pilotfleet.errors import PilotError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pilotfleet.node.agent import Agent
+    from pilotfleet.node.host import Host
+
+__all__ = ["Mailbox", "Mailroom"]
+
+logger = logging.getLogger(__name__)
+
+# From the specification.
+POLL_INTERVAL_S: Final = 2.0
+"""Never two polls of one agent within this time."""
+EXPECT_S: Final = 120.0
+"""How long polls follow each other after a request was sent."""
+CALLER_WAIT_S: Final = 3.0
+"""How long a local command waits for a poll."""
+POKES: Final = 3
+POKE_REFILL_S: Final = 5.0
+
+
+class Mailbox:
+    """The polls of one agent. An owner at the host's timer wheel."""
+
+    __slots__ = (
+        "_agent",
+        "_expect_until",
+        "_last",
+        "_poke_at",
+        "_pokes",
+        "_room",
+        "_task",
+    )
+
+    def __init__(self, room: Mailroom, agent: Agent) -> None:
+        self._room = room
+        self._agent = agent
+        self._last = float("-inf")
+        self._expect_until = float("-inf")
+        self._pokes = float(POKES)
+        self._poke_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    def poll(self, now: float) -> asyncio.Task[None] | None:
+        """Start a poll, unless one has just been; return the one that runs."""
+        if self._task is None and now - self._last >= POLL_INTERVAL_S:
+            self._last = now
+            self._task = self._room.host.spawn(
+                self._run(), name=f"handshakes of {self._agent.name}"
+            )
+        return self._task
+
+    def poke(self, now: float) -> None:
+        """Poll because the beacon says so; anybody can send that, so bounded."""
+        refill = (now - self._poke_at) / POKE_REFILL_S
+        self._pokes = min(float(POKES), self._pokes + refill)
+        self._poke_at = now
+        if self._pokes < 1.0:
+            return
+        self._pokes -= 1.0
+        if self.poll(now) is None:
+            # What it told of may have come after the poll that just was.
+            self._schedule(self._last + POLL_INTERVAL_S)
+
+    def expect(self, now: float) -> None:
+        """Poll again and again for a while: a request was sent."""
+        self._expect_until = now + EXPECT_S
+        self._schedule(now + POLL_INTERVAL_S)
+
+    def handle_timer(self, now: float) -> None:
+        """Poll, and go on while an answer is expected."""
+        if self._agent.closed:
+            return
+        self.poll(now)
+        if now < self._expect_until and self._agent.trust.outgoing:
+            self._schedule(now + POLL_INTERVAL_S)
+
+    def _schedule(self, deadline: float) -> None:
+        self._room.host.wheel.schedule(self, deadline)
+
+    async def _run(self) -> None:
+        try:
+            await self._room.fetch(self._agent)
+        finally:
+            self._task = None
+
+
+class Mailroom:
+    """The mailboxes of all agents of a host."""
+
+    def __init__(
+        self, host: Host, on_mail: Callable[[Agent, _Rows, _Rows], Awaitable[None]]
+    ) -> None:
+        self.host = host
+        self._on_mail = on_mail
+        self._boxes: dict[Agent, Mailbox] = {}
+
+    def box(self, agent: Agent) -> Mailbox:
+        """Return the mailbox of ``agent``."""
+        box = self._boxes.get(agent)
+        if box is None:
+            box = self._boxes[agent] = Mailbox(self, agent)
+        return box
+
+    async def look(self, agent: Agent) -> None:
+        """Poll for a local command; it waits a short time only."""
+        task = self.box(agent).poll(self.host.now())
+        if task is not None:
+            await asyncio.wait([task], timeout=CALLER_WAIT_S)
+
+    async def fetch(self, agent: Agent) -> None:
+        """Empty the agent's box at the registry and hand the contents on."""
+        try:
+            answer = await agent.registry("poll_handshakes", node_id=agent.node_id)
+        except PilotError as error:
+            logger.debug("poll_handshakes of %d: %s", agent.node_id, error)
+            return
+        requests, responses = _rows(answer, "requests"), _rows(answer, "responses")
+        if requests or responses:
+            await self._on_mail(agent, requests, responses)
+
+
+_Rows = list[dict[str, Any]]
+
+
+def _rows(answer: dict[str, Any], name: str) -> _Rows:
+    """Return the rows that name a node; the registry is not trusted for form."""
+    rows = answer.get(name)
+    return [
+        row
+        for row in (rows if isinstance(rows, list) else ())
+        if isinstance(row, dict) and isinstance(row.get("from_node_id"), int)
+    ]

@@ -1,0 +1,448 @@
+"""The task operations of the daemon's socket (extension calls).
+
+Results larger than one frame of the socket travel in parts: ``task.part`` gathers
+them before ``task.finish`` or ``task.send-results`` with ``"uploaded": true``, and
+``task.result`` with ``offset`` fetches them piece by piece.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+
+from pilotfleet.errors import Busy, DecodeError, InvalidArgument, NotFound
+from pilotfleet.protocol.address import BACKBONE, Address
+from pilotfleet.protocol.services.tasks import (
+    MAX_FILE_DATA,
+    MAX_RESULT_TEXT,
+    base_name,
+    format_task_id,
+)
+from pilotfleet.protocol.services.taskstate import Role, Status
+from pilotfleet.services.taskrecord import TaskKey, TaskRecord, rfc3339, task_row
+from pilotfleet.services.taskserving import MAX_CONCURRENCY
+from pilotfleet.services.tasksreceived import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pilotfleet.services.tasks import TaskService
+    from pilotfleet.services.taskserving import PushSession
+
+__all__ = ["TaskOperations"]
+
+MAX_LISTED: Final = 1_000
+"""Rows of ``task.list``; the newest ones."""
+MAX_REPLY: Final = 700_000
+"""Bytes of rows in one reply: a frame of the socket holds 1 MiB."""
+PIECE: Final = 128 * 1024
+"""Bytes of a result in one reply."""
+MAX_UNCOLLECTED: Final = 10_000
+
+_Wanted = TypeVar("_Wanted")
+
+
+class _Submit(msgspec.Struct):
+    target: str | int
+    task: str
+    task_id: str = ""
+    wait: bool = True
+    deliver_within_s: float = 3600.0
+
+
+class _TaskId(msgspec.Struct):
+    task_id: str
+
+
+class _Decline(msgspec.Struct):
+    task_id: str
+    justification: str
+
+
+class _SendResults(msgspec.Struct):
+    task_id: str
+    results: str | None = None
+    filename: str = ""
+    file_data: str = ""
+    uploaded: bool = False
+
+
+class _List(msgspec.Struct):
+    type: str = ""
+
+
+class _Result(msgspec.Struct):
+    task_id: str
+    offset: int = 0
+
+
+class _Part(msgspec.Struct):
+    task_id: str
+    data: str
+
+
+class _Serve(msgspec.Struct):
+    agents: list[str]
+    concurrency: int = 1
+
+
+class _Finish(msgspec.Struct):
+    task_id: str
+    ok: bool
+    result: str = ""
+    error: str = ""
+    retryable: bool = False
+    cpu_ms: int = 0
+    uploaded: bool = False
+
+
+class _Collect(msgspec.Struct):
+    task_ids: list[str]
+
+
+class TaskOperations:
+    """What local programs may ask of a :class:`TaskService`."""
+
+    def __init__(self, service: TaskService) -> None:
+        self._service = service
+        self._parts: dict[tuple[PushSession, str], bytearray] = {}
+
+    def table(self) -> dict[str, Callable[..., Awaitable[dict[str, Any]]]]:
+        """Return the operations by name."""
+        return {
+            "task.submit": self.submit,
+            "task.accept": self.accept,
+            "task.decline": self.decline,
+            "task.execute": self.execute,
+            "task.send-results": self.send_results,
+            "task.list": self.list,
+            "task.queue": self.queue,
+            "task.result": self.result,
+            "task.cancel": self.cancel,
+            "task.part": self.part,
+            "task.serve": self.serve,
+            "task.drain": self.drain,
+            "task.finish": self.finish,
+            "task.release": self.release,
+            "task.watch": self.watch,
+            "task.collect": self.collect,
+        }
+
+    async def submit(
+        self, session: PushSession, agent: Any, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Give a task to a peer."""
+        wanted = _read(params, _Submit)
+        peer = await self._resolve(agent, wanted.target)
+        now = self._service.wall()
+        record = TaskRecord(
+            agent=agent.name,
+            role=Role.SUBMITTED,
+            task_id=wanted.task_id or format_task_id(os.urandom(16)),
+            peer=peer,
+            from_addr=str(Address(BACKBONE, agent.node_id)),
+            to_addr=str(Address(BACKBONE, peer)),
+            description=wanted.task,
+            created=now,
+        )
+        if wanted.wait:
+            response = await self._service.submitted.submit_and_wait(record)
+            answer = response.status, response.message
+        else:
+            record.deliver_by = now + wanted.deliver_within_s
+            await self._service.submitted.submit(record)
+            answer = 200, "queued"
+        return {
+            "task_id": record.task_id,
+            "status": answer[0],
+            "message": answer[1],
+            "accepted": answer[0] == 200,
+        }
+
+    async def accept(
+        self, session: PushSession, agent: Any, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Accept a received task."""
+        record = self._service.received.find(agent.name, _read(params, _TaskId).task_id)
+        await self._service.received.accept(record)
+        return _answer(record, "Task accepted")
+
+    async def decline(
+        self, session: PushSession, agent: Any, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Decline a received task."""
+        wanted = _read(params, _Decline)
+        record = self._service.received.find(agent.name, wanted.task_id)
+        await self._service.received.decline(record, wanted.justification[:4096])
+        answer = _answer(record, "Task declined")
+        return {**answer, "justification": record.justification}
+
+    async def execute(
+        self, session: PushSession, agent: Any, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Start the oldest accepted task."""
+        record = await self._service.received.execute(agent.name)
+        return {
+            "task_id": record.task_id,
+            "task_description": record.description,
+            "status": str(record.status),
+            "from": record.from_addr,
+        }
+
+    async def send_results(
+        self, session: PushSession, agent: Any, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Give the results of a task, as text or as a file."""
+        wanted = _read(params, _SendResults)
+        record = self._service.received.find(agent.name, wanted.task_id)
+        content = self._content(session, wanted)
+        name = base_name(wanted.filename) if wanted.filename else ""
+        limit = MAX_FILE_DATA if name else MAX_RESULT_TEXT
+        if len(content) > limit:
+            raise InvalidArgument(f"results of {len(content)} bytes > {limit}")
+        outcome = Outcome(content=content, filename=name)
+        await self._service.received.finish(record, outcome)
+        self._service.serving.finished(record)
+        answer: dict[str, Any] = {
+            "task_id": record.task_id,
+            "status": str(record.status),
+            "sent_to": record.from_addr,
+            "sent_type": record.result_type,
+        }
+        if name:
+            answer |= {"filename": name, "file_size": len(content)}
+        return answer
+
+    async def list(
+        self, session: PushSession, agent: Any, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """List tasks, newest last."""
+        kind = _read(params, _List).type
+        if kind not in ("", *Role):
+            raise InvalidArgument(f"type {kind!r} is not received or submitted")
+        records: list[TaskRecord] = []
+        for role in (Role(kind),) if kind else tuple(Role):
+            records += await self._service.tasks_of(agent.name, role, MAX_LISTED)
+        records.sort(key=lambda record: record.created, reverse=True)
+        return {"tasks": _fitting([task_row(record) for record in records])[::-1]}
+
+    async def queue(
+        self, session: PushSession, agent: Any, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """List the accepted tasks in the order of execution."""
+        records = self._service.received.queue(agent.name)
+        rows = [
+            {
+                "task_id": record.task_id,
+                "description": record.description,
+                "from": record.from_addr,
+                "created_at": rfc3339(record.created, nanoseconds=True),
+            }
+            for record in records
+        ]
+        return {"queue": _fitting(rows), "count": len(records)}
+
+    async def result(
+        self, session: PushSession, agent: Any, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return the results of a submitted task, or a piece of them."""
+        wanted = _read(params, _Result)
+        key = TaskKey(agent.name, Role.SUBMITTED, wanted.task_id)
+        record = await self._service.store.get(key)
+        content = await self._service.store.result(key)
+        if record is None or content is None:
+            raise NotFound(f"no results for task {wanted.task_id}")
+        if not 0 <= wanted.offset <= len(content):
+            raise InvalidArgument(f"offset {wanted.offset} of {len(content)} bytes")
+        piece, end = _piece(content, wanted.offset, record.result_type)
+        answer: dict[str, Any] = {
+            "task_id": record.task_id,
+            "type": record.result_type,
+            "path": "",
+        }
+        if record.result_type == "file":
+            answer |= {"content": record.result_name, "filename": record.result_name}
+            answer["file_data"] = base64.b64encode(piece).decode()
+        else:
+            answer["content"] = piece.decode(errors="replace")
+        if end < len(content):
+            answer["next_offset"] = end
+        return answer
+
+    async def cancel(
+        self, session: PushSession, agent: Any, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """End a submitted task."""
+        task_id = _read(params, _TaskId).task_id
+        record = self._service.submitted.find(agent.name, task_id)
+        if record is None:
+            raise NotFound(f"task not found: {task_id}")
+        await self._service.submitted.cancel(record)
+        return _answer(record, "Task cancelled")
+
+    async def part(
+        self, session: PushSession, agent: Any, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Take a part of a result that does not fit one frame."""
+        wanted = _read(params, _Part)
+        key = session, wanted.task_id
+        data = _from_base64(wanted.data)
+        if sum(map(len, self._parts.values())) + len(data) > 4 * MAX_FILE_DATA:
+            raise Busy("too many results are being uploaded")
+        if key not in self._parts:
+            session.on_close(lambda: self._forget_parts(key))
+        buffer = self._parts.setdefault(key, bytearray())
+        if len(buffer) + len(data) > MAX_FILE_DATA:
+            raise InvalidArgument(f"results over {MAX_FILE_DATA} bytes")
+        buffer += data
+        return {"size": len(buffer)}
+
+    async def serve(
+        self, session: PushSession, agent: Any, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Begin to offer tasks to this connection."""
+        wanted = _read(params, _Serve)
+        if not 1 <= wanted.concurrency <= MAX_CONCURRENCY:
+            raise InvalidArgument(f"concurrency is not 1 to {MAX_CONCURRENCY}")
+        for name in wanted.agents:
+            if not self._service.has_agent(name):
+                raise NotFound(f"no agent {name} on this daemon")
+        self._service.serving.serve(session, wanted.agents, wanted.concurrency)
+        return {"agents": len(wanted.agents), "concurrency": wanted.concurrency}
+
+    async def drain(
+        self, session: PushSession, agent: Any, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Offer nothing more to this connection."""
+        self._service.serving.drain(session)
+        return {}
+
+    async def finish(
+        self, session: PushSession, agent: Any, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Take the outcome of an offered task. Durable when answered."""
+        wanted = _read(params, _Finish)
+        record = self._service.received.find(agent.name, wanted.task_id)
+        content = wanted.result.encode(errors="replace")
+        if wanted.uploaded:
+            content = self._uploaded(session, wanted.task_id)
+        if len(content) > MAX_RESULT_TEXT:
+            raise InvalidArgument(f"result of {len(content)} bytes > {MAX_RESULT_TEXT}")
+        outcome = Outcome(
+            content=content,
+            error=wanted.error[:4096],
+            is_ok=wanted.ok,
+            retryable=wanted.retryable,
+            cpu_ms=min(max(wanted.cpu_ms, 0), 10**12),
+        )
+        try:
+            await self._service.received.finish(record, outcome)
+        finally:
+            if record.status is not Status.EXECUTING:
+                self._service.serving.finished(record)
+        return {"task_id": record.task_id, "status": str(record.status)}
+
+    async def release(
+        self, session: PushSession, agent: Any, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Take an offered task back."""
+        record = self._service.received.find(agent.name, _read(params, _TaskId).task_id)
+        self._service.serving.release(record)
+        return {"task_id": record.task_id, "status": str(record.status)}
+
+    async def watch(
+        self, session: PushSession, agent: Any, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Push every change of this agent's submitted tasks."""
+        watchers = self._service.watchers
+        if watchers.add(agent.name, session):
+            records = await self._service.store.uncollected(agent.name, MAX_UNCOLLECTED)
+            for record in records:
+                content = await self._service.store.result(record.key) or b""
+                watchers.tell_one(agent.name, session, record, content)
+        return {"agent": agent.name}
+
+    async def collect(
+        self, session: PushSession, agent: Any, params: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Mark results as taken: they are not pushed again. Durable when answered."""
+        task_ids = _read(params, _Collect).task_ids
+        self._service.watchers.collected(agent.name, task_ids)
+        await self._service.store.collect(agent.name, task_ids)
+        return {"collected": len(task_ids)}
+
+    async def _resolve(self, agent: Any, target: str | int) -> int:
+        """Return the node that an address, a number or a hostname means."""
+        if isinstance(target, int):
+            return target
+        try:
+            return Address.parse(target).node
+        except DecodeError:
+            pass
+        if target.isascii() and target.isdigit() and int(target) < 1 << 32:
+            return int(target)
+        answer = await agent.resolve_hostname(target)
+        node = answer.get("node_id")
+        if not isinstance(node, int):
+            raise NotFound(f"cannot resolve {target!r}")
+        return node
+
+    def _content(self, session: PushSession, wanted: _SendResults) -> bytes:
+        if wanted.uploaded:
+            return self._uploaded(session, wanted.task_id)
+        if wanted.filename:
+            return _from_base64(wanted.file_data)
+        if wanted.results is None:
+            raise InvalidArgument("either results or a file is required")
+        return wanted.results.encode(errors="replace")
+
+    def _forget_parts(self, key: tuple[PushSession, str]) -> None:
+        self._parts.pop(key, None)
+
+    def _uploaded(self, session: PushSession, task_id: str) -> bytes:
+        return bytes(self._parts.pop((session, task_id), b""))
+
+
+def _read(params: dict[str, Any], kind: type[_Wanted]) -> _Wanted:
+    try:
+        return msgspec.convert(params, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(str(error)) from None
+
+
+def _from_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidArgument(f"data is not base64: {error}") from None
+
+
+def _answer(record: TaskRecord, message: str) -> dict[str, Any]:
+    return {
+        "task_id": record.task_id,
+        "status": str(record.status),
+        "message": message,
+    }
+
+
+def _fitting(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return as many of the first rows as one reply holds."""
+    size = 0
+    for count, row in enumerate(rows):
+        size += len(msgspec.json.encode(row)) + 1
+        if size > MAX_REPLY:
+            return rows[:count]
+    return rows
+
+
+def _piece(content: bytes, offset: int, kind: str) -> tuple[bytes, int]:
+    """Return a piece and where it ends; a text is not cut inside a character."""
+    end = min(offset + PIECE, len(content))
+    if kind != "file":
+        while offset < end < len(content) and content[end] & 0xC0 == 0x80:
+            end -= 1
+    return content[offset:end], end

@@ -1,0 +1,121 @@
+"""One node's record of one task, as it is kept and shown."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from pilotfleet.protocol.services.taskstate import (
+    FINAL,
+    Input,
+    Role,
+    Status,
+    next_status,
+)
+
+__all__ = ["Pending", "TaskKey", "TaskRecord", "rfc3339", "task_row"]
+
+NEW_JUSTIFICATION: Final = "A new task was created"
+
+
+class TaskKey(NamedTuple):
+    """What a record is found by. A node may be both sides of one task id."""
+
+    agent: str
+    """Name of the hosted agent."""
+    role: Role
+    task_id: str
+
+
+class Pending(IntEnum):
+    """What the other side still has to be told."""
+
+    NOTHING = 0
+    SUBMIT = 1
+    STATUS = 2
+    RESULTS = 3
+    CANCEL = 4
+
+
+class TaskRecord(msgspec.Struct):
+    """A task as one of its two sides sees it. Times are unix seconds, 0 = not yet."""
+
+    agent: str
+    role: Role
+    task_id: str
+    peer: int
+    """Node id of the other side."""
+    from_addr: str
+    to_addr: str
+    description: str
+    created: float
+    status: Status = Status.NEW
+    justification: str = NEW_JUSTIFICATION
+    accepted: float = 0.0
+    staged: float = 0.0
+    executing: float = 0.0
+    completed: float = 0.0
+    delivered: float = 0.0
+    """When the worker's node said that it keeps the task (submitter's record)."""
+    deliver_by: float = 0.0
+    """When the submitter gives up on delivering it; 0 = never."""
+    idle_ms: int = 0
+    staged_ms: int = 0
+    cpu_ms: int = 0
+    result_type: str = ""
+    result_name: str = ""
+    result_size: int = 0
+    error: str = ""
+    retryable: bool = False
+    pending: Pending = Pending.NOTHING
+    collected: bool = False
+
+    @property
+    def key(self) -> TaskKey:
+        """The record's key in the store."""
+        return TaskKey(self.agent, self.role, self.task_id)
+
+    @property
+    def is_open(self) -> bool:
+        """True while something may still happen to it, or must still be told."""
+        return self.status not in FINAL or self.pending is not Pending.NOTHING
+
+    def move(self, event: Input, justification: str) -> bool:
+        """Apply an input; return False, changing nothing, where it is not allowed."""
+        status = next_status(self.role, self.status, event)
+        if status is None:
+            return False
+        self.status = status
+        self.justification = justification
+        return True
+
+
+def rfc3339(wall: float, *, nanoseconds: bool = False) -> str:
+    """Return a time in UTC as the task files have it; empty for 0."""
+    if not wall:
+        return ""
+    moment = datetime.fromtimestamp(int(wall), UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    if not nanoseconds:
+        return f"{moment}Z"
+    digits = f"{int(wall % 1 * 1e9):09d}".rstrip("0")
+    return f"{moment}.{digits}Z" if digits else f"{moment}Z"
+
+
+def task_row(record: TaskRecord) -> dict[str, Any]:
+    """Return the row of ``task list`` (tasks-and-polo.md section 5)."""
+    row: dict[str, Any] = {
+        "task_id": record.task_id,
+        "description": record.description,
+        "status": str(record.status),
+        "status_justification": record.justification,
+        "from": record.from_addr,
+        "to": record.to_addr,
+        "created_at": rfc3339(record.created, nanoseconds=True),
+        "category": str(record.role),
+    }
+    if record.error:
+        row["error"] = record.error
+    return row

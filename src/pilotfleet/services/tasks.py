@@ -1,0 +1,351 @@
+"""The task service of a host: ports 1003 and 1010, delivery, and local programs.
+
+One service is shared by all agents of a host. A task lives in the table
+(:mod:`tasktable`) as one record on each side; :mod:`tasksubmitted` and
+:mod:`tasksreceived` hold the rules, :mod:`tasklink` tells the other node,
+:mod:`taskserving` and :mod:`taskwatch` tell local programs, and :mod:`taskops` is
+what those may ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from pilotfleet.errors import DecodeError, PilotError, StorageError
+from pilotfleet.protocol.address import Address
+from pilotfleet.protocol.services.tasks import (
+    REJECTED_STATUS,
+    SESSION_PORT,
+    TASK_PORT,
+    Ack,
+    Cancel,
+    FrameType,
+    Message,
+    Ping,
+    Results,
+    StatusUpdate,
+    Submit,
+    SubmitResponse,
+    TaskFrameDecoder,
+    decode_message,
+    encode_message,
+    task_id_of,
+)
+from pilotfleet.protocol.services.taskstate import FINAL, Role
+from pilotfleet.services.taskgate import GateMode, TaskGate
+from pilotfleet.services.tasklink import PeerLink
+from pilotfleet.services.taskops import TaskOperations
+from pilotfleet.services.taskrecord import Pending, TaskRecord
+from pilotfleet.services.taskserving import Serving
+from pilotfleet.services.tasksreceived import Received, received_record
+from pilotfleet.services.taskstore import Limits, TaskStore
+from pilotfleet.services.tasksubmitted import Submitted
+from pilotfleet.services.tasktable import Bounds, TaskTable
+from pilotfleet.services.taskwatch import Watchers
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
+    from pathlib import Path
+
+    from pilotfleet.services.tasklink import TaskStream
+
+__all__ = ["TaskConfig", "TaskHost", "TaskService"]
+
+logger = logging.getLogger(__name__)
+
+# Of our choosing.
+CHECK_S: Final = 5.0
+"""Between looks at the time limits; the reference looks every 10 and 30 s."""
+PRUNE_S: Final = 300.0
+RETRY_PUSH_S: Final = 0.2
+"""Between tries to tell a local program that did not read."""
+FRAME_LIMIT_S: Final = 60.0
+"""For the one frame of a connection to port 1003."""
+MAX_DIALS: Final = 64
+READ_SIZE: Final = 65_536
+
+
+class TaskHost(Protocol):
+    """What the service needs of a host."""
+
+    @property
+    def agents(self) -> Mapping[str, Any]:
+        """The hosted agents by name."""
+
+    def spawn(self, coro: Coroutine[Any, Any, Any], *, name: str) -> object:
+        """Run a coroutine as a task that the host owns."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskConfig:
+    """Settings of the task service."""
+
+    gate: GateMode = GateMode.TRUSTED
+    bounds: Bounds = field(default_factory=Bounds)
+    limits: Limits = field(default_factory=Limits)
+
+
+class TaskService:
+    """The tasks of all agents of a host; an async context manager."""
+
+    def __init__(
+        self,
+        host: TaskHost,
+        path: Path,
+        *,
+        config: TaskConfig | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        config = config or TaskConfig()
+        self._host = host
+        self.now = clock
+        self.wall = wall
+        self.store = TaskStore(path, limits=config.limits)
+        self.table = TaskTable(self.store, bounds=config.bounds)
+        self.submitted = Submitted(self.table, wall=wall)
+        self.received = Received(self.table, wall=wall)
+        self.serving = Serving(self.received)
+        self.watchers = Watchers()
+        self.gate = TaskGate(config.gate, clock=clock)
+        self.dial_slots = asyncio.Semaphore(MAX_DIALS)
+        self._links: dict[tuple[str, int], PeerLink] = {}
+        self._operations = TaskOperations(self)
+        self._retry: asyncio.TimerHandle | None = None
+        self._connect_parts()
+
+    async def __aenter__(self) -> TaskService:
+        """Open the store. Agents may submit from here on; see :meth:`resume`."""
+        await self.store.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the store. The host has ended the sessions."""
+        if self._retry is not None:
+            self._retry.cancel()
+        await self.store.aclose()
+
+    async def resume(self) -> None:
+        """Go on with what an earlier run left: call once, when agents can dial."""
+        for record in await self.table.load():
+            if record.role is Role.RECEIVED:
+                self.received.load(record)
+            if record.agent not in self._host.agents:
+                continue
+            if record.pending is not Pending.NOTHING:
+                self._link(record.agent, record.peer).enqueue(record)
+            elif record.role is Role.SUBMITTED:
+                self._link(record.agent, record.peer).expect(record.task_id)
+        self._host.spawn(self._keep_house(), name="task limits")
+
+    def handlers(self) -> dict[int, Callable[[Any, Any], Awaitable[None]]]:
+        """Return the handlers of inbound streams by port."""
+        return {TASK_PORT: self.handle_official, SESSION_PORT: self.handle_session}
+
+    def extensions(self) -> dict[str, Callable[..., Awaitable[dict[str, Any]]]]:
+        """Return the operations for the daemon's socket."""
+        return self._operations.table()
+
+    def has_agent(self, name: str) -> bool:
+        """Return whether this host runs an agent."""
+        return name in self._host.agents
+
+    async def tasks_of(self, agent: str, role: Role, limit: int) -> list[TaskRecord]:
+        """Return the newest tasks of an agent; open ones as they are this moment."""
+        kept = await self.store.tasks_of(agent, role, limit)
+        return [self.table.find(agent, role, r.task_id) or r for r in kept]
+
+    # Inbound streams
+
+    async def handle_official(self, agent: Any, stream: TaskStream) -> None:
+        """Serve one connection on port 1003: one frame, and close (section 2)."""
+        try:
+            async with asyncio.timeout(FRAME_LIMIT_S):
+                frame = await _read_frame(stream)
+                answer = frame and await self._answer_official(agent, stream, *frame)
+                if answer:
+                    await stream.write(encode_message(answer))
+        except (DecodeError, TimeoutError) as error:
+            logger.debug("task frame from %s: %s", stream.remote, error)
+        finally:
+            await stream.close()
+
+    async def handle_session(self, agent: Any, stream: TaskStream) -> None:
+        """Serve a task session that a peer opened on port 1010."""
+        link = self._link(agent.name, stream.remote.address.node)
+        await link.start_session(stream)
+
+    async def _answer_official(
+        self, agent: Any, stream: TaskStream, frame_type: int, body: bytes
+    ) -> Message | None:
+        try:
+            message = decode_message(frame_type, body)
+        except DecodeError as error:
+            task_id = task_id_of(frame_type, body)
+            if frame_type != FrameType.SUBMIT or task_id is None:
+                raise
+            return SubmitResponse(task_id[:64], REJECTED_STATUS, str(error))
+        if not isinstance(message, Submit | StatusUpdate | Results):
+            raise DecodeError(f"task frame of type {frame_type} on port {TASK_PORT}")
+        answer = await self.receive(agent.name, stream.remote.address.node, message)
+        return answer if isinstance(message, Submit) else None
+
+    # What links need (LinkOwner)
+
+    def spawn(self, coro: Coroutine[Any, Any, Any], *, name: str) -> object:
+        """Run a coroutine as a task that the host owns."""
+        return self._host.spawn(coro, name=name)
+
+    async def receive(self, agent: str, peer: int, message: Message) -> Message | None:
+        """Apply a message; return the answer once its effect is durable."""
+        match message:
+            case Submit():
+                return await self._receive_submission(agent, peer, message)
+            case SubmitResponse():
+                self.submitted.take_response(agent, peer, message)
+                self._watch_peer(agent, peer, message)
+            case StatusUpdate():
+                done = self.submitted.take_status(agent, peer, message)
+                if done is not None and message.status in FINAL:
+                    await asyncio.shield(done)
+                if message.status in FINAL:
+                    return Ack(message.task_id, FrameType.STATUS_UPDATE)
+            case Results():
+                await self.submitted.take_results(agent, peer, message)
+                return Ack(message.task_id)
+            case Cancel():
+                await self.received.cancel(agent, peer, message.task_id)
+                return Ack(message.task_id, FrameType.CANCEL)
+            case Ping():
+                return Ack(message.task_id, FrameType.PING)
+            case Ack():
+                self._told(agent, message)
+        return None
+
+    async def content(self, record: TaskRecord) -> bytes:
+        """Return the result of a task."""
+        return await self.table.result(record)
+
+    def delivery_failed(self, record: TaskRecord, error: PilotError) -> None:
+        """Note that a task could not be delivered."""
+        self.submitted.delivery_failed(record, error)
+
+    def unreachable(self, agent: str, task_ids: list[str]) -> None:
+        """Note that the worker of these tasks cannot be reached."""
+        found = (self.submitted.find(agent, task_id) for task_id in task_ids)
+        records = [record for record in found if record is not None]
+        self.watchers.tell_unreachable(agent, records)
+
+    def link_idle(self, link: PeerLink) -> None:
+        """Forget a link that has nothing to do."""
+        self._links.pop((link.agent.name, link.peer), None)
+
+    # Private
+
+    def _connect_parts(self) -> None:
+        self.submitted.on_pending = self._tell_peer
+        self.submitted.on_update = self._tell_watchers
+        self.submitted.on_settled = self._settle
+        self.received.on_pending = self._tell_peer
+        self.received.on_notice = self._notice
+        self.received.on_queued = self.serving.offer
+        self.received.on_cancel = self.serving.cancelled
+        self.received.is_served = self.serving.is_served
+
+    def _link(self, agent: str, peer: int) -> PeerLink:
+        link = self._links.get((agent, peer))
+        if link is None:
+            link = PeerLink(self, self._host.agents[agent], peer)
+            self._links[agent, peer] = link
+        return link
+
+    def _tell_peer(self, record: TaskRecord) -> None:
+        self._link(record.agent, record.peer).enqueue(record)
+
+    def _notice(self, record: TaskRecord) -> None:
+        self._link(record.agent, record.peer).notice(record)
+
+    def _settle(self, record: TaskRecord) -> None:
+        link = self._links.get((record.agent, record.peer))
+        if link is not None:
+            link.settle(record)
+
+    def _watch_peer(self, agent: str, peer: int, message: SubmitResponse) -> None:
+        record = self.submitted.find(agent, message.task_id)
+        if message.is_accepted and record is not None and record.peer == peer:
+            self._link(agent, peer).expect(message.task_id)
+
+    async def _receive_submission(
+        self, agent: str, peer: int, message: Submit
+    ) -> SubmitResponse:
+        refusal = await self.gate.refusal(self._host.agents[agent], peer)
+        if refusal is None and not _is_from(message.from_addr, peer):
+            refusal = "Task rejected: from_addr is not the sender"
+        if refusal is not None:
+            return SubmitResponse(message.task_id, REJECTED_STATUS, refusal)
+        record = received_record(agent, peer, message, now=self.wall())
+        try:
+            return await self.received.take_submission(record)
+        except StorageError:
+            logger.exception("a task for %s could not be stored", agent)
+            text = "Task could not be stored"
+            return SubmitResponse(message.task_id, REJECTED_STATUS, text)
+
+    def _told(self, agent: str, message: Ack) -> None:
+        if message.of == FrameType.CANCEL:
+            self.submitted.told(agent, message.task_id)
+        elif message.of in (FrameType.SEND_RESULTS, FrameType.STATUS_UPDATE):
+            self.received.told(agent, message.task_id)
+
+    def _tell_watchers(self, record: TaskRecord, content: bytes) -> None:
+        self.watchers.tell(record, content, is_final=record.status in FINAL)
+        self._retry_pushes()
+
+    def _retry_pushes(self) -> None:
+        if self._retry is None and self.watchers.lagging:
+            loop = asyncio.get_running_loop()
+            self._retry = loop.call_later(RETRY_PUSH_S, self._push_lagging)
+
+    def _push_lagging(self) -> None:
+        self._retry = None
+        for agent, session, record in self.watchers.lagging:
+            self.watchers.tell_one(agent, session, record, b"")
+        self._retry_pushes()
+
+    async def _keep_house(self) -> None:
+        last_prune = self.now() - PRUNE_S
+        while True:
+            for record in self.table:
+                side = self.received if record.role is Role.RECEIVED else self.submitted
+                side.check_limits(record)
+            self.serving.offer_all()
+            with suppress(StorageError):
+                if self.now() - last_prune >= PRUNE_S:
+                    last_prune = self.now()
+                    await self.store.prune(self.wall())
+            await asyncio.sleep(CHECK_S)
+
+
+def _is_from(address: str, peer: int) -> bool:
+    """Return whether the claimed sender is the one at the other end."""
+    try:
+        return Address.parse(address).node == peer
+    except DecodeError:
+        return False
+
+
+async def _read_frame(stream: TaskStream) -> tuple[int, bytes] | None:
+    decoder = TaskFrameDecoder()
+    while data := await stream.read(READ_SIZE):
+        frames = decoder.feed(data)
+        if frames:
+            return frames[0]
+    return None

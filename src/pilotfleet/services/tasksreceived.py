@@ -1,0 +1,372 @@
+"""The worker's side of tasks: its records and its queue.
+
+Deviations from the reference (section 3.2 lists its defects): a task is queued when
+it is accepted, the oldest accepted task is executed first, and the head limit counts
+from the moment a task becomes head.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+from pilotfleet.errors import Busy, InvalidArgument, NotFound
+from pilotfleet.protocol.services.tasks import (
+    ACCEPTED_STATUS,
+    MAX_DESCRIPTION,
+    REJECTED_STATUS,
+    Submit,
+    SubmitResponse,
+)
+from pilotfleet.protocol.services.taskstate import Input, Role, Status
+from pilotfleet.services.taskrecord import Pending, TaskRecord
+from pilotfleet.services.tasktable import when_done
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pilotfleet.services.tasktable import TaskTable
+
+__all__ = ["Outcome", "Received", "received_record"]
+
+# From the specification (section 3.1).
+ACCEPT_LIMIT_S: Final = 60.0
+HEAD_LIMIT_S: Final = 3600.0
+TAKEN: Final = "Task received with status NEW"
+ACCEPTED: Final = "Task accepted"
+STARTED: Final = "Task execution started"
+COMPLETED: Final = "Task completed successfully"
+NO_RESPONSE: Final = "Task cancelled: no response within 1 minute"
+HEAD_EXPIRED: Final = "Task expired: at head of queue for over 1 hour"
+
+_REFUSED: Final = {
+    Input.SUCCEED: "cannot receive results (status: {})",
+    Input.FAIL: "cannot receive results (status: {})",
+}
+
+
+class Outcome:
+    """What came of executing a task."""
+
+    __slots__ = ("content", "cpu_ms", "error", "filename", "is_ok", "retryable")
+
+    def __init__(
+        self,
+        *,
+        content: bytes = b"",
+        filename: str = "",
+        error: str = "",
+        is_ok: bool = True,
+        retryable: bool = False,
+        cpu_ms: int = 0,
+    ) -> None:
+        self.content = content
+        self.filename = filename
+        """Empty for a text."""
+        self.error = error
+        self.is_ok = is_ok
+        self.retryable = retryable
+        self.cpu_ms = cpu_ms
+        """0 = measure from the start of execution."""
+
+
+class Received:
+    """The records of tasks that were given to agents of this host."""
+
+    def __init__(self, table: TaskTable, *, wall: Callable[[], float]) -> None:
+        self._table = table
+        self._wall = wall
+        self._queues: dict[str, OrderedDict[str, TaskRecord]] = {}
+        self.is_served: Callable[[str], bool] = lambda agent: False
+        """Whether a worker program takes the tasks of an agent by itself."""
+        self.on_queued: Callable[[str], None] = lambda agent: None
+        """Called when an agent has a task to execute."""
+        self.on_pending: Callable[[TaskRecord], None] = lambda record: None
+        """Called when the submitter has to be told how the task ended."""
+        self.on_notice: Callable[[TaskRecord], None] = lambda record: None
+        """Called when the submitter may be told how far the task is."""
+        self.on_cancel: Callable[[TaskRecord], None] = lambda record: None
+        """Called when a task that may be executing was cancelled."""
+
+    def load(self, record: TaskRecord) -> None:
+        """Take over a record of an earlier run; what was executing starts again."""
+        if record.status is Status.EXECUTING:
+            record.move(Input.RELEASE, "Task released: the daemon was restarted")
+        if record.status is Status.ACCEPTED:
+            self._enqueue(record)
+
+    def find(self, agent: str, task_id: str) -> TaskRecord:
+        """Return an open received task.
+
+        Raises:
+            NotFound: There is none with this id.
+        """
+        record = self._table.find(agent, Role.RECEIVED, task_id)
+        if record is None:
+            raise NotFound(f"task not found: {task_id}")
+        return record
+
+    def queue(self, agent: str) -> list[TaskRecord]:
+        """Return the accepted tasks of an agent in the order of execution."""
+        return list(self._queues.get(agent, {}).values())
+
+    def head(self, agent: str) -> TaskRecord | None:
+        """Return the accepted task that is executed next."""
+        return next(iter(self._queues.get(agent, {}).values()), None)
+
+    async def take_submission(self, record: TaskRecord) -> SubmitResponse:
+        """Keep a task that a peer submits; durable when it returns 200.
+
+        The same submission again is answered the same again and executed once.
+        """
+        refusal = _refusal(record)
+        if refusal is not None:
+            return SubmitResponse(record.task_id, REJECTED_STATUS, refusal)
+        if self._table.find(record.agent, Role.RECEIVED, record.task_id) is None:
+            is_served = self.is_served(record.agent)
+            if is_served:
+                record.move(Input.ACCEPT, ACCEPTED)
+                record.accepted = record.created
+            try:
+                added = self._table.add(record)
+            except Busy as error:
+                return SubmitResponse(record.task_id, REJECTED_STATUS, str(error))
+            when_done(added, lambda: self._taken(record))
+            if await asyncio.shield(added):
+                return SubmitResponse(record.task_id, ACCEPTED_STATUS, TAKEN)
+        # The store answers after all earlier writes, so a record in it is durable.
+        known = await self._table.store.get(record.key)
+        if known is not None and _is_same(known, record):
+            return SubmitResponse(record.task_id, ACCEPTED_STATUS, TAKEN)
+        text = f"task {record.task_id} exists already"
+        return SubmitResponse(record.task_id, REJECTED_STATUS, text)
+
+    async def accept(self, record: TaskRecord) -> None:
+        """Accept a new task.
+
+        Raises:
+            InvalidArgument: It is not new any more, or over a minute old.
+        """
+        now = self._wall()
+        self._check_new(record, now)
+        done = self._move(
+            record,
+            Input.ACCEPT,
+            ACCEPTED,
+            {"accepted": now, "idle_ms": _ms(record.created, now)},
+        )
+        when_done(done, lambda: self._accepted(record))
+        await asyncio.shield(done)
+
+    async def decline(self, record: TaskRecord, justification: str) -> None:
+        """Decline a new task.
+
+        Raises:
+            InvalidArgument: It is not new any more, or over a minute old.
+        """
+        now = self._wall()
+        self._check_new(record, now)
+        fields = {
+            "accepted": now,
+            "idle_ms": _ms(record.created, now),
+            "pending": Pending.STATUS,
+        }
+        done = self._move(record, Input.DECLINE, justification, fields)
+        when_done(done, lambda: self.on_pending(record))
+        await asyncio.shield(done)
+
+    async def execute(self, agent: str) -> TaskRecord:
+        """Start the oldest accepted task.
+
+        Raises:
+            NotFound: No task is accepted.
+        """
+        record = self.head(agent)
+        if record is None:
+            raise NotFound("no accepted tasks to execute")
+        self.start(record)
+        await asyncio.shield(self._table.set(record))
+        return record
+
+    def start(self, record: TaskRecord) -> None:
+        """Mark an accepted task as executing, in memory.
+
+        Nothing is lost when this is not on the disk: after a crash the task is
+        offered again in either state.
+        """
+        now = self._wall()
+        if record.move(Input.EXECUTE, STARTED):
+            self._dequeue(record)
+            record.executing = now
+            record.staged_ms = _ms(record.staged, now)
+            self.on_notice(record)
+
+    def release(self, record: TaskRecord, justification: str) -> None:
+        """Give an executing task back to the front of the queue."""
+        if record.move(Input.RELEASE, justification):
+            self._enqueue(record, first=True)
+            self.on_notice(record)
+            self.on_queued(record.agent)
+
+    async def finish(self, record: TaskRecord, outcome: Outcome) -> None:
+        """Keep what came of a task. Durable when it returns.
+
+        Raises:
+            InvalidArgument: The task is not accepted, or has ended.
+        """
+        now = self._wall()
+        event = Input.SUCCEED if outcome.is_ok else Input.FAIL
+        fields = {
+            "completed": now,
+            "cpu_ms": outcome.cpu_ms or _ms(record.executing, now),
+            "result_type": "file" if outcome.filename else "text",
+            "result_name": outcome.filename,
+            "result_size": len(outcome.content),
+            "error": outcome.error,
+            "retryable": outcome.retryable,
+            "pending": Pending.RESULTS,
+        }
+        reason = COMPLETED if outcome.is_ok else outcome.error or "task failed"
+        done = self._move(record, event, reason, fields, outcome.content)
+        when_done(done, lambda: self.on_pending(record))
+        await asyncio.shield(done)
+
+    async def cancel(self, agent: str, peer: int, task_id: str) -> None:
+        """End a task at its submitter's wish. A task that has ended stays as it is."""
+        record = self._table.find(agent, Role.RECEIVED, task_id)
+        if record is None or record.peer != peer:
+            return
+        done = self._table.change(record, Input.CANCEL, "Task cancelled by submitter")
+        if done is not None:
+            self._dequeue(record)
+            self.on_cancel(record)
+            await asyncio.shield(done)
+
+    def told(self, agent: str, task_id: str) -> None:
+        """Note that the submitter knows how a task ended."""
+        record = self._table.find(agent, Role.RECEIVED, task_id)
+        if record is not None and record.pending is not Pending.NOTHING:
+            self._table.set(record, pending=Pending.NOTHING)
+
+    def accept_waiting(self, agent: str) -> None:
+        """Accept what is new: a worker program has begun to serve the agent."""
+        now = self._wall()
+        for record in self._table.of(agent, Role.RECEIVED):
+            if record.status is not Status.NEW:
+                continue
+            idle_ms = _ms(record.created, now)
+            self._table.change(
+                record, Input.ACCEPT, ACCEPTED, accepted=now, idle_ms=idle_ms
+            )
+            self._enqueue(record)
+
+    def check_limits(self, record: TaskRecord) -> None:
+        """Apply the time limits to one open task."""
+        now = self._wall()
+        if record.status is Status.NEW and now - record.created > ACCEPT_LIMIT_S:
+            self._end(record, Input.CANCEL, NO_RESPONSE)
+        elif self.head(record.agent) is record and now - record.staged > HEAD_LIMIT_S:
+            self._end(record, Input.EXPIRE, HEAD_EXPIRED)
+
+    def _accepted(self, record: TaskRecord) -> None:
+        self._enqueue(record)
+        self.on_notice(record)
+        self.on_queued(record.agent)
+
+    def _taken(self, record: TaskRecord) -> None:
+        if self._table.find(record.agent, Role.RECEIVED, record.task_id) is not record:
+            return
+        if record.status is Status.ACCEPTED:
+            self._enqueue(record)
+            self.on_queued(record.agent)
+        elif self.is_served(record.agent):
+            # The worker program came while the task was being written.
+            self.accept_waiting(record.agent)
+            self.on_queued(record.agent)
+
+    def _check_new(self, record: TaskRecord, now: float) -> None:
+        if record.status is not Status.NEW:
+            raise InvalidArgument(f"task {record.task_id} is already {record.status}")
+        if now - record.created > ACCEPT_LIMIT_S:
+            raise InvalidArgument(
+                f"task {record.task_id} has expired"
+                " (accept deadline was 1 minute after creation)"
+            )
+
+    def _move(
+        self,
+        record: TaskRecord,
+        event: Input,
+        justification: str,
+        fields: Mapping[str, object],
+        content: bytes | None = None,
+    ) -> asyncio.Future[None]:
+        done = self._table.change(
+            record, event, justification, content=content, **fields
+        )
+        if done is None:
+            reason = _REFUSED.get(event, "is already {}").format(record.status)
+            raise InvalidArgument(f"task {record.task_id} {reason}")
+        self._dequeue(record)
+        return done
+
+    def _end(self, record: TaskRecord, event: Input, justification: str) -> None:
+        """End a task by a time limit; our submitters are told, official ones not."""
+        done = self._table.change(record, event, justification, pending=Pending.STATUS)
+        if done is not None:
+            self._dequeue(record)
+            when_done(done, lambda: self.on_pending(record))
+
+    def _enqueue(self, record: TaskRecord, *, first: bool = False) -> None:
+        queue = self._queues.setdefault(record.agent, OrderedDict())
+        queue[record.task_id] = record
+        if first:
+            queue.move_to_end(record.task_id, last=False)
+        self._stage(queue)
+
+    def _dequeue(self, record: TaskRecord) -> None:
+        queue = self._queues.get(record.agent)
+        if queue is None:
+            return
+        queue.pop(record.task_id, None)
+        if queue:
+            self._stage(queue)
+        else:
+            del self._queues[record.agent]
+
+    def _stage(self, queue: OrderedDict[str, TaskRecord]) -> None:
+        head = next(iter(queue.values()))
+        if not head.staged:
+            head.staged = self._wall()
+
+
+def received_record(
+    agent: str, peer: int, message: Submit, *, now: float
+) -> TaskRecord:
+    """Return the record of a task that arrives."""
+    return TaskRecord(
+        agent=agent,
+        role=Role.RECEIVED,
+        task_id=message.task_id,
+        peer=peer,
+        from_addr=message.from_addr[:64],
+        to_addr=message.to_addr[:64],
+        description=message.task_description,
+        created=now,
+    )
+
+
+def _refusal(record: TaskRecord) -> str | None:
+    size = len(record.description.encode(errors="replace"))
+    if size > MAX_DESCRIPTION:
+        return f"submit: task_description {size} > {MAX_DESCRIPTION} bytes"
+    return None
+
+
+def _is_same(known: TaskRecord, record: TaskRecord) -> bool:
+    return known.peer == record.peer and known.description == record.description
+
+
+def _ms(start: float, end: float) -> int:
+    return max(0, int((end - start) * 1000)) if start else 0

@@ -1,0 +1,364 @@
+"""Tasks on disk: one SQLite database per daemon.
+
+Everything that a peer or a user was told is on the disk first: each write returns a
+future that is done after the commit. One thread writes. It takes whatever has
+gathered while the last commit was on its way and puts it into one transaction, so a
+thousand concurrent changes cost one ``fsync`` and a lone one waits for nobody.
+
+Writes take effect in the order of the calls. A failed transaction fails all writes
+in it with StorageError, and none of them has happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
+
+from pilotfleet.errors import Closed, StorageError
+from pilotfleet.protocol.services.taskstate import FINAL, Role, Status
+from pilotfleet.services.taskrecord import Pending, TaskKey, TaskRecord
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Limits", "TaskStore"]
+
+SCHEMA_VERSION: Final = 1
+_MAX_BATCH: Final = 2_000
+"""Changes in one transaction; keeps the first of them from waiting for too many."""
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS tasks (
+    agent TEXT NOT NULL, role TEXT NOT NULL, task_id TEXT NOT NULL,
+    peer INTEGER NOT NULL, from_addr TEXT NOT NULL, to_addr TEXT NOT NULL,
+    description TEXT NOT NULL, created REAL NOT NULL,
+    status TEXT NOT NULL, justification TEXT NOT NULL,
+    accepted REAL NOT NULL, staged REAL NOT NULL, executing REAL NOT NULL,
+    completed REAL NOT NULL, delivered REAL NOT NULL, deliver_by REAL NOT NULL,
+    idle_ms INTEGER NOT NULL, staged_ms INTEGER NOT NULL, cpu_ms INTEGER NOT NULL,
+    result_type TEXT NOT NULL, result_name TEXT NOT NULL, result_size INTEGER NOT NULL,
+    error TEXT NOT NULL, retryable INTEGER NOT NULL,
+    pending INTEGER NOT NULL, collected INTEGER NOT NULL,
+    PRIMARY KEY (agent, role, task_id)
+);
+CREATE TABLE IF NOT EXISTS results (
+    agent TEXT NOT NULL, role TEXT NOT NULL, task_id TEXT NOT NULL,
+    content BLOB NOT NULL,
+    PRIMARY KEY (agent, role, task_id)
+);
+CREATE INDEX IF NOT EXISTS open_tasks ON tasks (created)
+    WHERE pending != 0 OR status IN ('NEW', 'ACCEPTED', 'EXECUTING');
+"""
+
+_COLUMNS: Final = TaskRecord.__struct_fields__
+_KEY: Final = "agent = ? AND role = ? AND task_id = ?"
+_INSERT: Final = (
+    f"INSERT INTO tasks ({', '.join(_COLUMNS)})"
+    f" VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT DO NOTHING"
+)
+_MUTABLE: Final = _COLUMNS[_COLUMNS.index("status") :]
+_UPDATE: Final = (
+    f"UPDATE tasks SET {', '.join(f'{c} = ?' for c in _MUTABLE)} WHERE {_KEY}"
+)
+_SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM tasks"
+_OPEN: Final = "(pending != 0 OR status IN ('NEW', 'ACCEPTED', 'EXECUTING'))"
+_KEEP_RESULT: Final = (
+    "INSERT INTO results (agent, role, task_id, content) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT DO UPDATE SET content = excluded.content"
+)
+_PRUNE: Final = f"""
+DELETE FROM tasks WHERE rowid IN (
+    SELECT rowid FROM (
+        SELECT rowid, created, collected OR role = 'received' AS done,
+            row_number() OVER (PARTITION BY agent, role ORDER BY created DESC) AS age,
+            row_number() OVER (ORDER BY created DESC) AS host_age
+        FROM tasks WHERE NOT {_OPEN}
+    )
+    WHERE created < :oldest OR done AND (age > :per_agent OR host_age > :total)
+)
+"""
+_PRUNE_RESULTS: Final = """
+DELETE FROM results WHERE NOT EXISTS (
+    SELECT 1 FROM tasks WHERE tasks.agent = results.agent
+        AND tasks.role = results.role AND tasks.task_id = results.task_id)
+"""
+
+_Answer = TypeVar("_Answer")
+_Work: TypeAlias = Callable[[sqlite3.Connection], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many finished tasks are kept."""
+
+    finished_per_agent: int = 1_000
+    """Per agent and role; older ones go first."""
+    finished_total: int = 100_000
+    """On the whole host."""
+    retention_s: float = 7 * 86_400.0
+    """A finished task older than this goes, even if nobody collected its result."""
+
+
+class _Job(NamedTuple):
+    work: _Work
+    future: asyncio.Future[Any]
+
+
+class TaskStore:
+    """The tasks of all agents of one daemon; an async context manager."""
+
+    def __init__(self, path: Path, *, limits: Limits | None = None) -> None:
+        self._path = path
+        self._limits = limits or Limits()
+        self._jobs: deque[_Job] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    async def __aenter__(self) -> TaskStore:
+        """Open or create the database.
+
+        Raises:
+            StorageError: It cannot be opened, or a newer program wrote it.
+        """
+        self._loop = asyncio.get_running_loop()
+        opened: asyncio.Future[None] = self._loop.create_future()
+        self._thread = threading.Thread(
+            target=self._write_forever, args=(opened,), name="task store", daemon=True
+        )
+        self._thread.start()
+        await opened
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Finish the writes that were asked for, then close the database."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+
+    def insert(self, record: TaskRecord) -> asyncio.Future[bool]:
+        """Keep a new task; the answer is False when its key is taken."""
+        values = _values(record, _COLUMNS)
+        return self._submit(
+            lambda database: database.execute(_INSERT, values).rowcount == 1
+        )
+
+    def update(
+        self, record: TaskRecord, content: bytes | None = None
+    ) -> asyncio.Future[None]:
+        """Keep the present state of a task, with its result if there is one now."""
+        key = record.key
+        values = (*_values(record, _MUTABLE), *key)
+
+        def write(database: sqlite3.Connection) -> None:
+            database.execute(_UPDATE, values)
+            if content is not None:
+                database.execute(_KEEP_RESULT, (*key, content))
+
+        return self._submit(write)
+
+    def delete(self, key: TaskKey) -> asyncio.Future[None]:
+        """Forget a task and its result."""
+
+        def write(database: sqlite3.Connection) -> None:
+            database.execute(f"DELETE FROM tasks WHERE {_KEY}", key)
+            database.execute(f"DELETE FROM results WHERE {_KEY}", key)
+
+        return self._submit(write)
+
+    def collect(self, agent: str, task_ids: list[str]) -> asyncio.Future[None]:
+        """Mark the results of submitted tasks as taken."""
+        rows = [(agent, Role.SUBMITTED, task_id) for task_id in task_ids]
+
+        def write(database: sqlite3.Connection) -> None:
+            statement = f"UPDATE tasks SET collected = 1 WHERE {_KEY}"
+            database.executemany(statement, rows)
+
+        return self._submit(write)
+
+    def get(self, key: TaskKey) -> asyncio.Future[TaskRecord | None]:
+        """Find a task."""
+
+        def read(database: sqlite3.Connection) -> TaskRecord | None:
+            row = database.execute(f"{_SELECT} WHERE {_KEY}", key).fetchone()
+            return None if row is None else _record(row)
+
+        return self._submit(read)
+
+    def result(self, key: TaskKey) -> asyncio.Future[bytes | None]:
+        """Find the result of a task."""
+
+        def read(database: sqlite3.Connection) -> bytes | None:
+            row = database.execute(
+                f"SELECT content FROM results WHERE {_KEY}", key
+            ).fetchone()
+            return None if row is None else bytes(row[0])
+
+        return self._submit(read)
+
+    def open_tasks(self) -> asyncio.Future[list[TaskRecord]]:
+        """Return what a restarted daemon has to go on with, oldest first."""
+        return self._select(f"{_SELECT} WHERE {_OPEN} ORDER BY created, rowid")
+
+    def tasks_of(
+        self, agent: str, role: Role, limit: int
+    ) -> asyncio.Future[list[TaskRecord]]:
+        """Return the newest tasks of an agent, newest first."""
+        return self._select(
+            f"{_SELECT} WHERE agent = ? AND role = ?"
+            " ORDER BY created DESC, rowid DESC LIMIT ?",
+            (agent, role, limit),
+        )
+
+    def uncollected(self, agent: str, limit: int) -> asyncio.Future[list[TaskRecord]]:
+        """Return finished submitted tasks that nobody has collected, oldest first."""
+        return self._select(
+            f"{_SELECT} WHERE agent = ? AND role = 'submitted' AND NOT collected"
+            " AND status NOT IN ('NEW', 'ACCEPTED', 'EXECUTING')"
+            " ORDER BY created, rowid LIMIT ?",
+            (agent, limit),
+        )
+
+    def prune(self, wall: float) -> asyncio.Future[int]:
+        """Forget finished tasks over the limits; the answer is how many."""
+        bounds = {
+            "oldest": wall - self._limits.retention_s,
+            "per_agent": self._limits.finished_per_agent,
+            "total": self._limits.finished_total,
+        }
+
+        def write(database: sqlite3.Connection) -> int:
+            count = database.execute(_PRUNE, bounds).rowcount
+            if count:
+                database.execute(_PRUNE_RESULTS)
+            return count
+
+        return self._submit(write)
+
+    def _select(
+        self, query: str, values: tuple[object, ...] = ()
+    ) -> asyncio.Future[list[TaskRecord]]:
+        return self._submit(
+            lambda database: [_record(row) for row in database.execute(query, values)]
+        )
+
+    def _submit(
+        self, work: Callable[[sqlite3.Connection], _Answer]
+    ) -> asyncio.Future[_Answer]:
+        """Hand work to the thread. Its bound is the callers': each awaits its own."""
+        future: asyncio.Future[_Answer] = self._loop.create_future()
+        with self._wake:
+            if self._closing:
+                future.set_exception(Closed("the task store is closed"))
+                return future
+            self._jobs.append(_Job(work, future))
+            self._wake.notify()
+        return future
+
+    def _write_forever(self, opened: asyncio.Future[None]) -> None:
+        try:
+            database = _open(self._path)
+        except (sqlite3.Error, StorageError) as error:
+            self._tell([(opened, None, _translated(error))])
+            return
+        self._tell([(opened, None, None)])
+        try:
+            while batch := self._next_batch():
+                self._tell(_run(database, batch))
+        finally:
+            database.close()
+
+    def _next_batch(self) -> list[_Job]:
+        """Wait for work; nothing means that the store is closing."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._jobs or self._closing)
+            count = min(len(self._jobs), _MAX_BATCH)
+            return [self._jobs.popleft() for _ in range(count)]
+
+    def _tell(self, answers: list[_Answered]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(_settle, answers)
+        except RuntimeError:
+            # The loop is closed: nobody is left who waits for these answers.
+            return
+
+
+_Answered: TypeAlias = tuple[asyncio.Future[Any], Any, Exception | None]
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, isolation_level=None)
+    path.chmod(0o600)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = FULL")
+    database.execute("PRAGMA cache_size = -8192")
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        database.close()
+        raise StorageError(
+            f"{path} was written by a newer version ({version} > {SCHEMA_VERSION})"
+        )
+    database.executescript(_SCHEMA)
+    database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    return database
+
+
+def _run(database: sqlite3.Connection, batch: list[_Job]) -> list[_Answered]:
+    """Do all work of a batch in one transaction."""
+    try:
+        database.execute("BEGIN IMMEDIATE")
+        answers: list[_Answered] = [
+            (job.future, job.work(database), None) for job in batch
+        ]
+        database.execute("COMMIT")
+    except Exception as error:
+        # Whatever one piece of work raises, the thread and the others go on.
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        if len(batch) > 1:
+            return [answer for job in batch for answer in _run(database, [job])]
+        return [(batch[0].future, None, _translated(error))]
+    return answers
+
+
+def _translated(error: Exception) -> StorageError:
+    if isinstance(error, StorageError):
+        return error
+    return StorageError(f"task store: {error}")
+
+
+def _settle(answers: list[_Answered]) -> None:
+    for future, answer, error in answers:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(answer)
+        else:
+            future.set_exception(error)
+
+
+def _values(record: TaskRecord, columns: tuple[str, ...]) -> tuple[object, ...]:
+    return tuple([getattr(record, column) for column in columns])
+
+
+def _record(row: tuple[Any, ...]) -> TaskRecord:
+    record = TaskRecord(*row)
+    record.role = Role(record.role)
+    record.status = Status(record.status)
+    record.pending = Pending(record.pending)
+    record.retryable = bool(record.retryable)
+    record.collected = bool(record.collected)
+    return record
+
+
+assert {"NEW", "ACCEPTED", "EXECUTING"} == set(Status) - FINAL, "see _OPEN"

@@ -1,0 +1,304 @@
+"""The submitter's side of tasks: what its own record does, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from typing import TYPE_CHECKING, Final
+
+from pilotfleet.errors import AlreadyExists, DecodeError, InvalidArgument, PilotError
+from pilotfleet.protocol.services.tasks import (
+    MAX_DESCRIPTION,
+    MAX_FILE_DATA,
+    MAX_FILENAME,
+    MAX_RESULT_TEXT,
+    Results,
+    StatusUpdate,
+    SubmitResponse,
+    base_name,
+    is_task_id,
+)
+from pilotfleet.protocol.services.taskstate import (
+    FINAL,
+    Input,
+    Role,
+    Status,
+    report_input,
+)
+from pilotfleet.services.taskrecord import Pending, TaskKey, TaskRecord
+from pilotfleet.services.tasktable import when_done
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pilotfleet.services.tasktable import TaskTable
+
+__all__ = ["Submitted"]
+
+# From the specification (section 3.1); the stall limit is the longer one it allows.
+ACCEPT_LIMIT_S: Final = 60.0
+STALL_LIMIT_S: Final = 3600.0
+NO_RESPONSE: Final = "Task cancelled: no response within 1 minute"
+STALLED: Final = "receiver did not return results within stall window"
+COMPLETED: Final = "Task completed with results"
+
+_MAX_ERROR: Final = 4_096
+_MAX_MS: Final = 10**12
+
+Done = asyncio.Future[None]
+
+
+class Submitted:
+    """The records of tasks that agents of this host gave to others."""
+
+    def __init__(self, table: TaskTable, *, wall: Callable[[], float]) -> None:
+        self._table = table
+        self._wall = wall
+        self._waiters: dict[TaskKey, asyncio.Future[SubmitResponse]] = {}
+        self.on_pending: Callable[[TaskRecord], None] = lambda record: None
+        """Called when the worker has to be told something."""
+        self.on_update: Callable[[TaskRecord, bytes], None] = lambda record, text: None
+        """Called after a change is durable; the second argument is the result."""
+        self.on_settled: Callable[[TaskRecord], None] = lambda record: None
+        """Called when nothing more is expected from the worker."""
+
+    def find(self, agent: str, task_id: str) -> TaskRecord | None:
+        """Return an open submitted task."""
+        return self._table.find(agent, Role.SUBMITTED, task_id)
+
+    async def submit(self, record: TaskRecord) -> None:
+        """Keep a new task and start its delivery. Durable when it returns.
+
+        The same task again, to the same worker, is not an error: a caller that lost
+        the answer may repeat the call.
+
+        Raises:
+            AlreadyExists: The id stands for another task.
+            Busy: Too many open tasks.
+        """
+        _check(record)
+        known = self.find(record.agent, record.task_id)
+        if known is None:
+            record.pending = Pending.SUBMIT
+            added = self._table.add(record)
+            when_done(added, lambda: self._added(record))
+            if await asyncio.shield(added):
+                return
+            known = await self._table.store.get(record.key)
+        if known is None or not _is_same(known, record):
+            raise AlreadyExists(f"task {record.task_id} exists already")
+
+    async def submit_and_wait(self, record: TaskRecord) -> SubmitResponse:
+        """Submit a task and wait for the worker's answer; a refused one is forgotten.
+
+        Raises:
+            PilotError: The worker's node could not be reached; nothing is kept.
+        """
+        waiter: asyncio.Future[SubmitResponse] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self._waiters[record.key] = waiter
+        try:
+            await self.submit(record)
+            if self.find(record.agent, record.task_id) is not record:
+                return SubmitResponse(record.task_id, 200, "task is known already")
+            return await waiter
+        except asyncio.CancelledError:
+            self.withdraw(record)
+            raise
+        finally:
+            self._waiters.pop(record.key, None)
+
+    def withdraw(self, record: TaskRecord) -> None:
+        """Forget a task that was never delivered."""
+        if self.find(record.agent, record.task_id) is record:
+            self._table.remove(record)
+
+    def delivery_failed(self, record: TaskRecord, error: PilotError) -> None:
+        """Note that a dial to the worker failed; waiting callers are told."""
+        waiter = self._waiters.pop(record.key, None)
+        if waiter is not None and not waiter.done():
+            self.withdraw(record)
+            waiter.set_exception(error)
+        elif 0 < record.deliver_by <= self._wall() and not record.delivered:
+            self._end(record, Input.EXPIRE, f"not delivered: {error}", retryable=True)
+
+    def take_response(self, agent: str, peer: int, message: SubmitResponse) -> None:
+        """Apply the worker's answer to a submission."""
+        record = self._known(agent, peer, message.task_id)
+        if record is None or record.pending is not Pending.SUBMIT:
+            return
+        waiter = self._waiters.get(record.key)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(message)
+        if message.is_accepted:
+            # Not waited for: after a crash the task is sent and answered again.
+            self._table.set(record, pending=Pending.NOTHING, delivered=self._wall())
+        elif waiter is not None:
+            self.withdraw(record)
+        else:
+            self._end(record, Input.DECLINE, message.message)
+
+    def take_status(self, agent: str, peer: int, message: StatusUpdate) -> Done | None:
+        """Apply a report of the worker; the future tells when it is durable."""
+        record = self._known(agent, peer, message.task_id)
+        event = report_input(message.status)
+        if record is None or event is None:
+            return None
+        fields = {}
+        if event is Input.ACCEPT and not record.accepted:
+            fields["accepted"] = self._wall()
+        if event is Input.EXECUTE and not record.executing:
+            fields["executing"] = self._wall()
+        return self._move(record, event, message.justification[:_MAX_ERROR], fields)
+
+    async def take_results(self, agent: str, peer: int, message: Results) -> None:
+        """Keep the results of a task, once. Durable when it returns.
+
+        Results of unknown tasks, of other nodes and repeats change nothing.
+        """
+        record = self._known(agent, peer, message.task_id)
+        if record is None:
+            record = await self._late(agent, peer, message.task_id)
+        if record is None:
+            return
+        event = Input.FAIL if message.status == Status.FAILED else Input.SUCCEED
+        try:
+            kind, name, content = _content(message)
+        except DecodeError as error:
+            event, kind, name, content = Input.FAIL, "", "", b""
+            message = Results(message.task_id, error=str(error))
+        text = message.error[:_MAX_ERROR]
+        fields = {
+            "result_type": kind,
+            "result_name": name,
+            "result_size": len(content),
+            "error": text,
+            "retryable": message.retryable,
+            "completed": self._wall(),
+            "idle_ms": _clamped(message.time_idle_ms),
+            "staged_ms": _clamped(message.time_staged_ms),
+            "cpu_ms": _clamped(message.time_cpu_ms),
+            "pending": Pending.NOTHING,
+        }
+        reason = COMPLETED if event is Input.SUCCEED else text or "task failed"
+        done = self._move(record, event, reason, fields, content)
+        if done is not None:
+            await asyncio.shield(done)
+
+    async def cancel(self, record: TaskRecord) -> bool:
+        """End a task that nobody wants any more; False when it has ended already."""
+        sent = record.delivered or record.pending is not Pending.SUBMIT
+        pending = Pending.CANCEL if sent else Pending.NOTHING
+        done = self._move(
+            record, Input.CANCEL, "Task cancelled by submitter", {"pending": pending}
+        )
+        if done is None:
+            return False
+        if sent:
+            when_done(done, lambda: self.on_pending(record))
+        await asyncio.shield(done)
+        return True
+
+    def told(self, agent: str, task_id: str) -> None:
+        """Note that the worker knows of a cancellation."""
+        record = self.find(agent, task_id)
+        if record is not None and record.pending is Pending.CANCEL:
+            self._table.set(record, pending=Pending.NOTHING)
+
+    def check_limits(self, record: TaskRecord) -> None:
+        """Apply the time limits to one open task."""
+        now = self._wall()
+        if record.status is Status.NEW:
+            late = record.delivered and now - record.delivered > ACCEPT_LIMIT_S
+            if late:
+                self._end(record, Input.CANCEL, NO_RESPONSE, retryable=True)
+        elif record.status is Status.ACCEPTED and now - record.accepted > STALL_LIMIT_S:
+            self._end(record, Input.EXPIRE, STALLED, retryable=True)
+
+    def _known(self, agent: str, peer: int, task_id: str) -> TaskRecord | None:
+        record = self.find(agent, task_id)
+        return record if record is not None and record.peer == peer else None
+
+    async def _late(self, agent: str, peer: int, task_id: str) -> TaskRecord | None:
+        """Find a task that this side has given up but whose results still count."""
+        record = await self._table.store.get(TaskKey(agent, Role.SUBMITTED, task_id))
+        is_ours = record is not None and record.peer == peer
+        return record if is_ours else None
+
+    def _end(
+        self,
+        record: TaskRecord,
+        event: Input,
+        justification: str,
+        *,
+        retryable: bool = False,
+    ) -> None:
+        fields = {"pending": Pending.NOTHING, "retryable": retryable}
+        self._move(record, event, justification, fields)
+
+    def _move(
+        self,
+        record: TaskRecord,
+        event: Input,
+        justification: str,
+        fields: Mapping[str, object],
+        content: bytes | None = None,
+    ) -> Done | None:
+        done = self._table.change(
+            record, event, justification, content=content, **fields
+        )
+        if done is None:
+            return None
+        if record.status in FINAL:
+            self.on_settled(record)
+        when_done(done, lambda: self.on_update(record, content or b""))
+        return done
+
+    def _added(self, record: TaskRecord) -> None:
+        if self.find(record.agent, record.task_id) is record:
+            self.on_pending(record)
+
+
+def _check(record: TaskRecord) -> None:
+    if not is_task_id(record.task_id):
+        raise InvalidArgument(
+            f"task id {record.task_id[:80]!r} is not 1 to 64 of A-Z a-z 0-9 -"
+        )
+    size = len(record.description.encode(errors="replace"))
+    if size > MAX_DESCRIPTION:
+        raise InvalidArgument(
+            f"submit: task_description {size} > {MAX_DESCRIPTION} bytes"
+        )
+
+
+def _is_same(known: TaskRecord, record: TaskRecord) -> bool:
+    return known.peer == record.peer and known.description == record.description
+
+
+def _clamped(time_ms: int) -> int:
+    """Bound a time that is the worker's claim, and may be any integer."""
+    return min(max(time_ms, 0), _MAX_MS)
+
+
+def _content(message: Results) -> tuple[str, str, bytes]:
+    """Return type, file name and bytes of a result.
+
+    Raises:
+        DecodeError: It is over a limit, or the file is not base64.
+    """
+    if message.result_type == "file" and message.file_data:
+        if len(message.filename.encode(errors="replace")) > MAX_FILENAME:
+            raise DecodeError(f"results: filename over {MAX_FILENAME} bytes")
+        try:
+            data = base64.b64decode(message.file_data, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise DecodeError(f"results: file_data is not base64: {error}") from error
+        if len(data) > MAX_FILE_DATA:
+            raise DecodeError(f"results: file_data {len(data)} > {MAX_FILE_DATA} bytes")
+        return "file", base_name(message.filename), data
+    text = message.result_text.encode(errors="replace")
+    if len(text) > MAX_RESULT_TEXT:
+        raise DecodeError(f"results: result_text {len(text)} > {MAX_RESULT_TEXT} bytes")
+    return "text", "", text

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pilotfleet.errors import ConfigError
+from pilotfleet.fleet.spec import EMBEDDED, Pattern, load_spec, parse_duration
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "fleet.toml"
+    path.write_text(text)
+    return path
+
+
+def test_whole_specification_is_read(tmp_path: Path) -> None:
+    spec = load_spec(
+        write(
+            tmp_path,
+            """
+            [fleet]
+            name = "batch"
+            pattern = "hub-and-spoke"
+            rendezvous = "10.0.0.1:9000"
+            stagger = "1m30s"
+            [workers]
+            count = 3
+            tags = ["worker", "text"]
+            exec = "sha256sum"
+            concurrency = 2
+            """,
+        )
+    )
+    assert spec.fleet.pattern is Pattern.HUB_AND_SPOKE
+    assert spec.fleet.rendezvous == "10.0.0.1:9000"
+    assert spec.stagger_s == 90
+    assert spec.workers.names == ["worker-1", "worker-2", "worker-3"]
+    assert spec.workers.tags == ("worker", "text")
+
+
+def test_only_the_command_is_required(tmp_path: Path) -> None:
+    spec = load_spec(write(tmp_path, '[workers]\nexec = "cat"'))
+    assert spec.fleet.rendezvous == EMBEDDED
+    assert spec.workers.count == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "workers"),
+        ("[workers]", "exec"),
+        ('[workers]\nexec = ""', "workers.exec"),
+        ('[workers]\nexec = "\'"', "workers.exec"),
+        ('[workers]\nexec = "cat"\ncuont = 3', "cuont"),
+        ('[workers]\nexec = "cat"\ncount = 0', "workers.count"),
+        ('[workers]\nexec = "cat"\ncount = "many"', "workers.count"),
+        ('[workers]\nexec = "cat"\ntags = []', "workers.tags"),
+        ('[workers]\nexec = "cat"\ntags = ["No!"]', "No!"),
+        ('[workers]\nexec = "cat"\nprefix = "No-"', "hostname"),
+        ('[workers]\nexec = "cat"\ntimeout = "soon"', "workers.timeout"),
+        ('[fleet]\npattern = "star"\n[workers]\nexec = "cat"', "fleet.pattern"),
+        ('[fleet]\nrendezvous = "here"\n[workers]\nexec = "cat"', "fleet.rendezvous"),
+        ('[fleet]\nstagger = "-1s"\n[workers]\nexec = "cat"', "fleet.stagger"),
+        ("[workers", "not TOML"),
+    ],
+)
+def test_mistake_is_named(tmp_path: Path, text: str, named: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_spec(path)
+    assert str(path) in str(caught.value)
+    assert named in str(caught.value)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: No such file"):
+        load_spec(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0s", 0), ("300ms", 0.3), ("30s", 30), ("1m30s", 90), ("1.5h", 5400)],
+)
+def test_duration_is_read(text: str, seconds: float) -> None:
+    assert parse_duration(text, "x") == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "30", "s", "1d", "1m 30s", "-1s", "1e3s"])
+def test_other_durations_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^x: "):
+        parse_duration(text, "x")

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from pilotfleet.protocol.stream.events import StreamAccepted
+from pilotfleet.protocol.stream.state import State
+from pilotfleet.testing.network import Conditions, FakeNetwork
+from tests.protocol.stream.support import PORT, A, B, Node, make_pair, pattern
+
+BAD = Conditions(loss=0.1, duplication=0.05, delay_s=0.02, jitter_s=0.02)
+QUESTION, ANSWER = pattern(30_000, 1), pattern(20_000, 2)
+
+
+def make(seed: int, conditions: Conditions = BAD) -> tuple[FakeNetwork, Node, Node]:
+    network = FakeNetwork(seed=seed, conditions=conditions)
+    rng = random.Random(seed)
+    a, b = (Node(network, node_id, rng=rng) for node_id in (A, B))
+    b.endpoint.listen(PORT)
+    return network, a, b
+
+
+def exchange(network: FakeNetwork, a: Node, b: Node, *, limit_s: float) -> float:
+    """Send both ways at once, close, and return how long it took."""
+    ours = a.connect()
+    a.write(ours, QUESTION)
+    assert network.run(until=lambda: bool(b.events_of(StreamAccepted)), limit_s=20)
+    theirs = b.events_of(StreamAccepted)[0].connection
+    b.write(theirs, ANSWER)
+
+    def is_done() -> bool:
+        return (
+            b.received.get(theirs.id) == QUESTION and a.received.get(ours.id) == ANSWER
+        )
+
+    assert network.run(until=is_done, limit_s=limit_s)
+    taken = network.clock.now
+    ours.close(a.now)
+    a.pump()
+    assert network.run(until=lambda: theirs.at_eof, limit_s=30)
+    network.run(limit_s=15)
+    assert ours.state is State.CLOSED
+    return taken
+
+
+@pytest.mark.parametrize("first_seed", range(0, 200, 20))
+def test_every_byte_arrives_in_order_for_any_seed(first_seed: int) -> None:
+    for seed in range(first_seed, first_seed + 20):
+        network, a, b = make(seed)
+        exchange(network, a, b, limit_s=120)
+
+
+def test_loss_slows_a_stream_down_but_not_to_a_crawl() -> None:
+    times = sorted(exchange(*make(seed), limit_s=120) for seed in range(300, 340))
+    assert times[len(times) // 2] < 2.0
+    assert times[-4] < 8.0
+
+
+def test_large_segments_survive_loss_as_well() -> None:
+    for seed in range(10):
+        network, a, b = make(seed)
+        ours = a.connect()
+        ours.segment_size = 16_384
+        data = pattern(1_000_000, seed)
+        a.write(ours, data)
+        assert network.run(
+            until=lambda node=b: bool(node.events_of(StreamAccepted)),  # type: ignore[misc]
+            limit_s=20,
+        )
+        theirs = b.events_of(StreamAccepted)[0].connection
+        assert network.run(
+            until=lambda node=b, end=theirs, whole=data: (  # type: ignore[misc]
+                node.received.get(end.id) == whole
+            ),
+            limit_s=120,
+        )
+
+
+def test_an_outage_is_survived() -> None:
+    network, a, b = make(1, Conditions(delay_s=0.01))
+    ours = a.connect()
+    network.run(limit_s=1)
+    theirs = b.events_of(StreamAccepted)[0].connection
+    a.write(ours, QUESTION)
+    network.partition([A], [B])
+    network.run(limit_s=20)
+    network.heal()
+    assert network.run(until=lambda: b.received.get(theirs.id) == QUESTION, limit_s=15)
+
+
+def test_reordering_alone_causes_few_repetitions() -> None:
+    # Segments leave 1 ms apart here, so some overtake one or two others.
+    network, a, b = make_pair(conditions=Conditions(delay_s=0.02, jitter_s=0.002))
+    ours = a.connect()
+    network.run(limit_s=1)
+    for _ in range(300):
+        a.write(ours, bytes(1152))
+        network.run(limit_s=0.001)
+    network.run(limit_s=1)
+    assert len(b.received[1]) == 300 * 1152
+    assert ours.stats()["retransmits"] < 5

@@ -1,0 +1,139 @@
+"""The event log: order, replay, caps, restart, trouble with the disk."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pilotfleet.errors import StorageError
+from pilotfleet.protocol.services.events import Event
+from pilotfleet.services.eventlog import EventLog, EventLogConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def replay(log: EventLog, pattern: str = "*", since: float = 0) -> list[str]:
+    past = log.replay(pattern, since=since, until_id=log.last_id)
+    return [event.topic async for event in past]
+
+
+def count_rows(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as database:
+        rows: int = database.execute("SELECT count(*) FROM events").fetchone()[0]
+        return rows
+
+
+async def test_events_come_back_in_order_and_by_pattern(tmp_path: Path) -> None:
+    async with EventLog(tmp_path / "new" / "events.db") as log:
+        for number in range(600):
+            log.append(Event(f"fleet.{number}", b"\0x"), wall=float(number))
+            log.append(Event("other", b""), wall=float(number))
+        assert await replay(log, "fleet.*") == [f"fleet.{n}" for n in range(600)]
+        assert await replay(log, "fleet.*", since=598) == ["fleet.598", "fleet.599"]
+        assert await replay(log, "fleet.*", since=1e9) == []
+        past = log.replay("fleet.1", since=0, until_id=log.last_id)
+        assert [event async for event in past] == [Event("fleet.1", b"\0x")]
+
+
+async def test_replay_stops_at_the_given_event(tmp_path: Path) -> None:
+    async with EventLog(tmp_path / "events.db") as log:
+        log.append(Event("before", b""), wall=1)
+        until = log.last_id
+        log.append(Event("after", b""), wall=2)
+        past = log.replay("*", since=0, until_id=until)
+        assert [event.topic async for event in past] == ["before"]
+
+
+async def test_log_survives_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    async with EventLog(path) as log:
+        log.append(Event("one", b""), wall=1)
+    assert path.stat().st_mode & 0o777 == 0o600
+    async with EventLog(path) as log:
+        log.append(Event("two", b""), wall=2)
+        assert await replay(log) == ["one", "two"]
+
+
+async def test_oldest_events_go_beyond_the_number_cap(tmp_path: Path) -> None:
+    config = EventLogConfig(max_events=1000)
+    async with EventLog(tmp_path / "events.db", config=config) as log:
+        for start in range(0, 5000, 500):
+            for number in range(start, start + 500):
+                log.append(Event(str(number), b""), wall=1)
+            await log.flush()
+        topics = await replay(log)
+    assert 800 <= len(topics) <= 1000
+    assert topics[-1] == "4999"
+    assert count_rows(tmp_path / "events.db") == len(topics)
+
+
+async def test_oldest_events_go_beyond_the_byte_cap(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    config = EventLogConfig(max_bytes=1 << 20)
+    for _ in range(2):
+        # The second run counts what the first one left.
+        async with EventLog(path, config=config) as log:
+            for _ in range(400):
+                log.append(Event("t", bytes(8 << 10)), wall=1)
+            await log.flush()
+    assert 0 < count_rows(path) <= 128
+    assert path.stat().st_size < 6 << 20
+
+
+async def test_events_go_with_age(tmp_path: Path) -> None:
+    config = EventLogConfig(max_age_s=100)
+    async with EventLog(tmp_path / "events.db", config=config) as log:
+        log.append(Event("old", b""), wall=1000)
+        await log.flush()
+        log.append(Event("new", b""), wall=1101)
+        assert await replay(log) == ["new"]
+
+
+async def test_events_are_lost_when_the_disk_cannot_follow(tmp_path: Path) -> None:
+    config = EventLogConfig(max_waiting_bytes=100)
+    async with EventLog(tmp_path / "events.db", config=config) as log:
+        for _ in range(3):
+            log.append(Event("t", bytes(49)), wall=1)
+        assert log.lost == 1
+        assert await replay(log) == ["t", "t"]
+        log.append(Event("t", bytes(49)), wall=1)
+        assert log.lost == 1
+
+
+async def test_refused_write_is_counted_and_the_log_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    async with EventLog(path) as log:
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("ALTER TABLE events RENAME TO away")
+            log.append(Event("lost", b""), wall=1)
+            await log.flush()
+            assert log.lost == 1
+            with pytest.raises(StorageError, match="no such table"):
+                await replay(log)
+            database.execute("ALTER TABLE away RENAME TO events")
+        log.append(Event("kept", b""), wall=1)
+        assert await replay(log) == ["kept"]
+
+
+@pytest.mark.parametrize("content", [b"this is not a database" * 100, None])
+async def test_file_that_is_no_database_is_refused(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "events.db"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(StorageError, match="event log"):
+        await EventLog(path).__aenter__()
+
+
+async def test_closed_log_replays_nothing(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.db")
+    async with log:
+        log.append(Event("t", b""), wall=1)
+    assert await replay(log) == []

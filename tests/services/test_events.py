@@ -1,0 +1,397 @@
+"""The event broker: rules of services.md section 5, limits, publishing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pilotfleet.errors import (
+    Busy,
+    ConnectionRefused,
+    InvalidArgument,
+    NotFound,
+    TimedOut,
+)
+from pilotfleet.protocol.address import Address
+from pilotfleet.protocol.services.events import (
+    GOVERNED_TOPIC,
+    PUBLISHER_TOPIC,
+    Event,
+    EventDecoder,
+    encode_event,
+    encode_since,
+)
+from pilotfleet.services import publisher
+from pilotfleet.services.eventlog import EventLog
+from pilotfleet.services.events import EventBroker
+from pilotfleet.services.publisher import BrokerConfig
+from tests.services.eventsupport import (
+    MemoryAgent,
+    MemoryHost,
+    MemoryStream,
+    stream_pair,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+HUB = 1
+STRANGER = 50
+
+
+class Fixture:
+    """Two hosts: one with the broker's agent, one with another agent."""
+
+    def __init__(self, config: BrokerConfig | None = None, **options: Any) -> None:
+        self.now = 0.0
+        self.wall = 1000.0
+        self.world: dict[int, MemoryAgent] = {}
+        self.host = MemoryHost(self.world)
+        self.hub = self.host.add(HUB, "hub")
+        self.host.broker = EventBroker(
+            self.host,
+            config,
+            clock=lambda: self.now,
+            wall=lambda: self.wall,
+            **options,
+        )
+        self.broker = self.host.broker
+        self.other_host = MemoryHost(self.world)
+        self.other = self.other_host.add(2, "other")
+        self.other_host.broker = EventBroker(self.other_host, config)
+
+    async def client(self, topic: str, payload: bytes = b"") -> Client:
+        """Connect a stranger and subscribe it."""
+        near, far = stream_pair(STRANGER, HUB)
+        self.host.serve(self.hub, far)
+        client = Client(near)
+        await near.write(encode_event(topic, payload))
+        await settle()
+        return client
+
+
+class Client:
+    """A connection to the broker, as a peer has it."""
+
+    def __init__(self, stream: MemoryStream) -> None:
+        self.stream = stream
+        self._decoder = EventDecoder()
+        self._events: list[Event] = []
+
+    async def publish(self, topic: str, payload: bytes = b"") -> None:
+        await self.stream.write(encode_event(topic, payload))
+
+    async def next(self) -> Event | None:
+        """Return the next event, none at the end."""
+        while not self._events:
+            data = await self.stream.read()
+            if not data:
+                return None
+            self._events += self._decoder.feed(data)
+        return self._events.pop(0)
+
+    async def topics(self, count: int) -> list[str]:
+        events = [await self.next() for _ in range(count)]
+        return [event.topic for event in events if event is not None]
+
+
+async def settle() -> None:
+    """Let everything run that can run without waiting for anything."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+@contextlib.asynccontextmanager
+async def running(fixture: Fixture) -> AsyncIterator[Fixture]:
+    try:
+        yield fixture
+    finally:
+        await fixture.other_host.aclose()
+        await fixture.host.aclose()
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[Fixture]:
+    async with running(Fixture()) as fixture:
+        yield fixture
+
+
+@pytest.mark.parametrize(
+    ("published", "subscriptions"),
+    [
+        ("news", {"news", "*"}),
+        ("news.eu", {"*", "news.*"}),
+        ("news.*", {"news.*", "*"}),
+        ("*", {"*"}),
+        ("", {"", "*"}),
+        ("NEWS", {"*"}),
+    ],
+)
+async def test_publication_reaches_the_fitting_subscribers(
+    world: Fixture, published: str, subscriptions: set[str]
+) -> None:
+    # The table of vectors/services.json, plus our prefix pattern.
+    clients = {
+        topic: await world.client(topic) for topic in ("news", "*", "news.*", "")
+    }
+    source = await world.client("elsewhere")
+    await source.publish(published, b"x")
+    for topic in subscriptions:
+        assert await clients[topic].next() == Event(published, b"x")
+    await settle()
+    assert world.broker.delivered == len(subscriptions)
+
+
+async def test_first_event_subscribes_and_is_not_delivered(world: Fixture) -> None:
+    everything = await world.client("*")
+    await world.client("news", b"ignored payload")
+    source = await world.client("x")
+    await source.publish("news", b"first")
+    assert await everything.next() == Event("news", b"first")
+
+
+async def test_own_publication_does_not_come_back(world: Fixture) -> None:
+    one, two = await world.client("t"), await world.client("t")
+    await one.publish("t", b"from one")
+    await two.publish("t", b"from two")
+    assert await one.next() == Event("t", b"from two")
+    assert await two.next() == Event("t", b"from one")
+
+
+async def test_events_of_a_publisher_keep_their_order(world: Fixture) -> None:
+    subscriber, source = await world.client("t"), await world.client("s")
+    for number in range(150):
+        await source.publish("t", b"%d" % number)
+    got = [await subscriber.next() for _ in range(150)]
+    assert got == [Event("t", b"%d" % number) for number in range(150)]
+
+
+@pytest.mark.parametrize(
+    "raw", [b"\x04\x01" + b"t" * 1025, b"\0\2\xff\xfe\0\0\0\0", b"\0\1x\1\0\0\1"]
+)
+async def test_broken_frame_closes_the_connection(world: Fixture, raw: bytes) -> None:
+    client = await world.client("t")
+    await client.stream.write(raw)
+    assert await client.next() is None
+    assert not world.broker._topics
+
+
+async def test_subscription_ends_with_the_connection(world: Fixture) -> None:
+    client = await world.client("a.*")
+    assert world.broker._topics
+    await client.stream.close()
+    await settle()
+    assert not world.broker._topics
+
+
+async def test_broken_connection_leaves_nothing_behind(world: Fixture) -> None:
+    client = await world.client("a.*")
+    await client.stream.break_off()
+    await settle()
+    assert not world.broker._topics
+    assert not world.host.tasks
+
+
+async def test_reserved_topic_is_dropped_and_the_connection_stays(
+    world: Fixture,
+) -> None:
+    subscriber, source = await world.client("*"), await world.client("s")
+    await source.publish(GOVERNED_TOPIC, b"x")
+    await source.publish("after")
+    assert await subscriber.topics(1) == ["after"]
+
+
+async def test_stranger_is_limited_to_the_official_rate(world: Fixture) -> None:
+    subscriber, source = await world.client("t"), await world.client("s")
+    for _ in range(400):
+        await source.publish("t")
+    await subscriber.topics(200)
+    await settle()
+    assert world.broker.delivered == 200
+    assert world.broker.rate_limited == 200
+    world.now += 0.5
+    for _ in range(60):
+        await source.publish("t")
+    await subscriber.topics(50)
+    await settle()
+    assert world.broker.delivered == 250
+
+
+async def test_member_of_the_fleet_may_publish_faster() -> None:
+    fixture = Fixture(is_member=lambda agent, node: node == STRANGER)
+    async with running(fixture):
+        subscriber, source = await fixture.client("t"), await fixture.client("s")
+        for _ in range(1000):
+            await source.publish("t")
+        await subscriber.topics(1000)
+        assert fixture.broker.rate_limited == 0
+
+
+async def test_slow_subscriber_loses_the_oldest_events_and_harms_nobody() -> None:
+    fixture = Fixture(
+        BrokerConfig(max_queued_events=10),
+        is_member=lambda agent, node: True,
+    )
+    async with running(fixture):
+        slow, quick = await fixture.client("t"), await fixture.client("t")
+        source = await fixture.client("s")
+        payload = bytes(64 << 10)
+        for number in range(40):
+            await source.publish("t", b"%02d" % number + payload)
+            event = await quick.next()
+            assert event is not None
+            assert event.payload[:2] == b"%02d" % number
+        await slow.stream.close()
+        numbers = []
+        while (event := await slow.next()) is not None:
+            numbers.append(int(event.payload[:2]))
+        assert numbers[-10:] == list(range(30, 40))
+        assert numbers == sorted(numbers)
+        assert fixture.broker.dropped == 40 - len(numbers) > 0
+
+
+async def test_queue_is_bounded_in_bytes_but_takes_one_large_event() -> None:
+    queue = publisher.FrameQueue(BrokerConfig(max_queued_bytes=100))
+    queue.put(bytes(500))
+    assert len(queue) == 1
+    queue.put(b"a" * 60)
+    queue.put(b"b" * 30)
+    assert queue.take() == [b"a" * 60, b"b" * 30]
+    assert queue.dropped == 1
+
+
+async def test_restored_frames_come_first_as_far_as_there_is_room() -> None:
+    queue = publisher.FrameQueue(BrokerConfig(max_queued_events=3))
+    queue.put(b"3")
+    queue.put(b"4")
+    queue.restore([b"1", b"2"])
+    assert queue.take() == [b"2", b"3", b"4"]
+    assert queue.dropped == 1
+
+
+async def test_replay_comes_before_live_events_and_each_event_once(
+    tmp_path: Path,
+) -> None:
+    async def open_log(agent: Any) -> EventLog:
+        return await EventLog(tmp_path / "events.db").__aenter__()
+
+    fixture = Fixture(open_log=open_log)
+    async with running(fixture):
+        # Opened before the clients, so that they subscribe in the order written.
+        await fixture.broker._log_of(fixture.hub)
+        source, everything = await fixture.client("s"), await fixture.client("*")
+        for age in (500, 300, 100):
+            fixture.wall = 10_000.0 - age
+            await source.publish(f"fleet.{age}")
+            await source.publish("other")
+            await everything.topics(2)
+        fixture.wall = 10_000.0
+        late = await fixture.client("fleet.*", encode_since(400))
+        await source.publish("fleet.live")
+        assert await late.topics(3) == ["fleet.300", "fleet.100", "fleet.live"]
+        plain = await fixture.client("fleet.*")
+        await source.publish("fleet.more")
+        assert await plain.topics(1) == ["fleet.more"]
+        assert await late.topics(1) == ["fleet.more"]
+
+
+async def test_agent_publishes_to_its_own_broker_without_network(
+    world: Fixture,
+) -> None:
+    subscriber = await world.client("fleet.*")
+    address = await world.broker.publish(world.hub, Event("fleet.health", b"{}"))
+    assert address == Address(0, HUB)
+    assert await subscriber.next() == Event("fleet.health", b"{}")
+    assert world.hub.dialed == []
+
+
+@pytest.mark.parametrize("name", ["hub", "1", "0:0000.0000.0001"])
+async def test_agents_of_other_hosts_publish_over_one_connection(
+    world: Fixture, name: str
+) -> None:
+    subscriber = await world.client("fleet.*")
+    publish = world.other_host.broker.publish
+    for number in range(3):
+        event = Event("fleet.health", b"%d" % number)
+        assert await publish(world.other, event, broker=name) == Address(0, HUB)
+    assert await subscriber.next() == Event("fleet.health", b"0")
+    assert await subscriber.topics(2) == ["fleet.health"] * 2
+    assert len(world.other.dialed) == 1
+    # The publisher's connection gets no events, and no task waits on it.
+    assert world.broker._topics[HUB].match(PUBLISHER_TOPIC) == []
+    await settle()
+    assert not world.other_host.tasks
+
+
+async def test_many_publications_at_once_share_the_connection(world: Fixture) -> None:
+    subscriber = await world.client("t")
+    publish = world.other_host.broker.publish
+    async with asyncio.TaskGroup() as group:
+        for _ in range(100):
+            group.create_task(publish(world.other, Event("t", b""), broker="hub"))
+    assert await subscriber.topics(100) == ["t"] * 100
+    assert len(world.other.dialed) == 1
+
+
+async def test_publisher_connects_again_and_keeps_what_waits(
+    world: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "RETRY_FIRST_S", 0.0)
+    subscriber = await world.client("t")
+    broker = world.other_host.broker
+    await broker.publish(world.other, Event("t", b"1"), broker="hub")
+    await world.other.dialed[0].break_off()
+    world.hub.refuses = True
+    with pytest.raises(ConnectionRefused):
+        await broker.publish(world.other, Event("t", b"2"), broker="hub")
+    await broker.publish(world.other, Event("t", b"3"), broker="hub", wait=False)
+    world.hub.refuses = False
+    got = [await subscriber.next() for _ in range(3)]
+    assert got == [Event("t", b"1"), Event("t", b"2"), Event("t", b"3")]
+
+
+async def test_broker_that_takes_nothing_times_out() -> None:
+    fixture = Fixture(BrokerConfig(publish_timeout_s=0.01))
+    async with running(fixture):
+        fixture.host.serve = lambda agent, stream: None  # type: ignore[method-assign]
+        large = Event("t", bytes(512 << 10))
+        publish = fixture.other_host.broker.publish
+        await publish(fixture.other, large, broker="hub")
+        with pytest.raises(TimedOut, match="did not take the event"):
+            await publish(fixture.other, large, broker="hub")
+
+
+async def test_publishing_refuses_what_cannot_work(world: Fixture) -> None:
+    publish = world.other_host.broker.publish
+    with pytest.raises(NotFound):
+        await publish(world.other, Event("t", b""), broker="nobody")
+    with pytest.raises(InvalidArgument):
+        await publish(world.other, Event("t" * 1025, b""), broker="hub")
+    world.other_host.broker._config = BrokerConfig(max_publishers=0)
+    with pytest.raises(Busy):
+        await publish(world.other, Event("t", b""), broker="hub")
+
+
+async def test_extension_publishes_for_a_local_program(world: Fixture) -> None:
+    subscriber = await world.client("*")
+    handler = world.other_host.broker.extensions()["publish"]
+    request = {"topic": "fleet.x", "data": "é", "broker": "hub"}
+    result = await handler(None, world.other, request)
+    assert result == {"topic": "fleet.x", "bytes": 2, "target": "0:0000.0000.0001"}
+    assert await subscriber.next() == Event("fleet.x", "é".encode())
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [{}, {"topic": 1}, {"topic": "t", "data": 1}, {"topic": "t", "broker": 1}],
+)
+async def test_extension_refuses_other_types(
+    world: Fixture, request_: dict[str, Any]
+) -> None:
+    handler = world.broker.extensions()["publish"]
+    with pytest.raises(InvalidArgument):
+        await handler(None, world.hub, request_)

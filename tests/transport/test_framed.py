@@ -1,0 +1,243 @@
+"""Framed connections over real sockets, plain and with TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pilotfleet.errors import (
+    ConfigError,
+    ConnectionFailed,
+    ConnectionRefused,
+    DecodeError,
+    PilotError,
+)
+from pilotfleet.protocol.registry.framing import JsonFrameDecoder, encode_json_frame
+from pilotfleet.transport.framed import (
+    FramedConnection,
+    TlsConfig,
+    client_tls_context,
+    connect_framed,
+    server_tls,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pilotfleet.protocol.address import Endpoint
+
+TIMEOUT_S = 10.0
+
+
+class Peer:
+    """One end of a connection and what happened to it."""
+
+    def __init__(self, *, limit: int = 1 << 20) -> None:
+        self.frames: list[bytes] = []
+        self.error: PilotError | None = None
+        self.opened = asyncio.Event()
+        self.arrived = asyncio.Event()
+        self.closed = asyncio.Event()
+        self.connection = FramedConnection(
+            JsonFrameDecoder(limit),
+            on_frames=self._on_frames,
+            on_closed=self._on_closed,
+            on_opened=lambda _: self.opened.set(),
+        )
+
+    def make(self) -> FramedConnection:
+        return self.connection
+
+    async def frame(self, count: int = 1) -> bytes:
+        async with asyncio.timeout(TIMEOUT_S):
+            while len(self.frames) < count:
+                await self.arrived.wait()
+                self.arrived.clear()
+        return self.frames[count - 1]
+
+    async def wait_closed(self) -> PilotError:
+        async with asyncio.timeout(TIMEOUT_S):
+            await self.closed.wait()
+        assert self.error is not None
+        return self.error
+
+    def _on_frames(self, connection: FramedConnection, frames: list[bytes]) -> None:
+        assert connection is self.connection
+        self.frames += frames
+        self.arrived.set()
+
+    def _on_closed(self, connection: FramedConnection, error: PilotError) -> None:
+        assert connection is self.connection
+        self.error = error
+        self.closed.set()
+
+
+async def listen(
+    peer: Peer, tls: ssl.SSLContext | None = None
+) -> tuple[asyncio.Server, Endpoint]:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(peer.make, "127.0.0.1", 0, ssl=tls)
+    host, port = server.sockets[0].getsockname()
+    return server, (host, port)
+
+
+async def test_frames_go_both_ways() -> None:
+    here, there = Peer(), Peer()
+    server, endpoint = await listen(there)
+    connection = await connect_framed(endpoint, here.make)
+    assert connection.peer == endpoint
+    assert connection.local_host == "127.0.0.1"
+    connection.send(encode_json_frame(b"one") + encode_json_frame(b"two"))
+    assert await there.frame(2) == b"two"
+    assert there.frames == [b"one", b"two"]
+    there.connection.send(encode_json_frame(b"answer"))
+    assert await here.frame() == b"answer"
+    connection.close()
+    await here.wait_closed()
+    await there.wait_closed()
+    assert connection.is_closed
+    connection.send(b"nothing happens")
+    server.close()
+
+
+async def test_broken_frame_closes_the_connection() -> None:
+    here, there = Peer(), Peer(limit=10)
+    server, endpoint = await listen(there)
+    connection = await connect_framed(endpoint, here.make)
+    connection.send(encode_json_frame(b"more than ten bytes"))
+    assert isinstance(await there.wait_closed(), DecodeError)
+    await here.wait_closed()
+    server.close()
+
+
+async def test_drain_waits_for_the_other_side() -> None:
+    here, there = Peer(), Peer(limit=1 << 26)
+    server, endpoint = await listen(there)
+    connection = await connect_framed(endpoint, here.make)
+    async with asyncio.timeout(TIMEOUT_S):
+        await there.opened.wait()
+    there.connection.pause()
+    connection.send(encode_json_frame(bytes(32 << 20)))
+    drain = asyncio.create_task(connection.drain())
+    done, _ = await asyncio.wait({drain}, timeout=0.1)
+    assert not done
+    assert connection.blocked_since is not None
+    there.connection.resume()
+    async with asyncio.timeout(TIMEOUT_S):
+        await drain
+    assert connection.blocked_since is None
+    assert len(await there.frame()) == 32 << 20
+    connection.close()
+    await here.wait_closed()
+    server.close()
+
+
+async def test_drain_ends_when_the_connection_does() -> None:
+    here, there = Peer(), Peer()
+    server, endpoint = await listen(there)
+    connection = await connect_framed(endpoint, here.make)
+    async with asyncio.timeout(TIMEOUT_S):
+        await there.opened.wait()
+    there.connection.pause()
+    connection.send(bytes(32 << 20))
+    drain = asyncio.create_task(connection.drain())
+    there.connection.abort(DecodeError("enough"))
+    async with asyncio.timeout(TIMEOUT_S):
+        await drain
+    await here.wait_closed()
+    server.close()
+
+
+async def test_closed_port_refuses(unused_tcp_port: int) -> None:
+    with pytest.raises(ConnectionRefused, match=f"127.0.0.1:{unused_tcp_port}"):
+        await connect_framed(("127.0.0.1", unused_tcp_port), Peer().make)
+
+
+async def test_name_that_does_not_exist_is_a_failed_connection() -> None:
+    with pytest.raises(ConnectionFailed, match=r"no\.such\.host\.invalid"):
+        await connect_framed(("no.such.host.invalid", 9000), Peer().make)
+
+
+async def test_tls_with_the_pinned_certificate() -> None:
+    tls = server_tls()
+    here, there = Peer(), Peer()
+    server, endpoint = await listen(there, tls.context)
+    config = TlsConfig(fingerprint=tls.fingerprint)
+    connection = await connect_framed(
+        endpoint,
+        here.make,
+        tls=client_tls_context(config),
+        fingerprint=config.fingerprint,
+    )
+    connection.send(encode_json_frame(b"secret"))
+    assert await there.frame() == b"secret"
+    connection.close()
+    await here.wait_closed()
+    await there.wait_closed()
+    server.close()
+
+
+async def test_tls_with_another_certificate_is_refused() -> None:
+    here, there = Peer(), Peer()
+    server, endpoint = await listen(there, server_tls().context)
+    config = TlsConfig(fingerprint="0" * 64)
+    with pytest.raises(ConnectionFailed, match="not the pinned one"):
+        await connect_framed(
+            endpoint,
+            here.make,
+            tls=client_tls_context(config),
+            fingerprint=config.fingerprint,
+        )
+    await here.wait_closed()
+    await there.wait_closed()
+    server.close()
+
+
+async def test_tls_without_a_pin_needs_a_known_authority() -> None:
+    there = Peer()
+    server, endpoint = await listen(there, server_tls().context)
+    with pytest.raises(ConnectionFailed, match="certificate"):
+        await connect_framed(endpoint, Peer().make, tls=client_tls_context(TlsConfig()))
+    server.close()
+
+
+async def test_tls_older_than_1_3_is_refused() -> None:
+    there = Peer()
+    server, endpoint = await listen(there, server_tls().context)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ConnectionFailed):
+        await connect_framed(endpoint, Peer().make, tls=context)
+    server.close()
+
+
+async def test_tls_server_needs_certificate_and_key(tmp_path: Path) -> None:
+    (tmp_path / "cert.pem").write_text("no certificate")
+    with pytest.raises(ConfigError, match="together"):
+        server_tls(tmp_path / "cert.pem")
+    with pytest.raises(ConfigError, match=r"cert\.pem"):
+        server_tls(tmp_path / "cert.pem", tmp_path / "cert.pem")
+    with pytest.raises(ConfigError, match=r"missing\.pem"):
+        server_tls(tmp_path / "missing.pem", tmp_path / "missing.pem")
+    with pytest.raises(ConfigError, match=r"missing\.pem"):
+        client_tls_context(TlsConfig(authorities=tmp_path / "missing.pem"))
+
+
+async def test_reset_by_the_other_side_is_reported() -> None:
+    here = Peer()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        connecting = asyncio.create_task(
+            connect_framed(listener.getsockname(), here.make)
+        )
+        accepted, _ = await asyncio.get_running_loop().sock_accept(listener)
+        await connecting
+        accepted.close()
+        error = await here.wait_closed()
+    assert "the other side closed" in str(error)
