@@ -204,6 +204,21 @@ def test_notifies_close_together_become_one_more() -> None:
     assert len(table.datagrams_to_send()) == 1
 
 
+# Nodes that were not heard yet
+
+
+def test_node_that_is_known_elsewhere_is_reached_until_it_is_heard() -> None:
+    table = BeaconTable(now=0.0, find={2: BOB}.get)
+    answers(table, Discover(1).encode(), ALICE)
+    assert answers(table, relay(1, 2), ALICE) == [(b"\x06\0\0\0\1PILA", BOB)]
+    assert len(answers(table, PunchRequest(1, 2).encode(), ALICE)) == 2
+    table.notify(2, 1.0)
+    assert table.datagrams_to_send() == [(b"\x0a\x01", BOB)]
+    assert answers(table, relay(1, 3), ALICE) == []
+    answers(table, Discover(2).encode(), CAROL)
+    assert answers(table, relay(1, 2), ALICE)[0][1] == CAROL
+
+
 # Gossip
 
 

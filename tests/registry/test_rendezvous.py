@@ -126,6 +126,27 @@ async def test_handshake_request_makes_the_beacon_notify() -> None:
                 assert await loop.sock_recv(node, 100) == Notify().encode()
 
 
+async def test_beacon_knows_registered_nodes_before_it_hears_them() -> None:
+    loop = asyncio.get_running_loop()
+    async with (
+        Rendezvous(CONFIG) as rendezvous,
+        RegistryClient(rendezvous.addresses.registry) as client,
+    ):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as node:
+            node.setblocking(False)
+            node.bind(LOCAL)
+            port = node.getsockname()[1]
+            await client.register(identity(1), f"127.0.0.1:{port}")
+            # An address that may be somebody else's is not used.
+            await client.register(identity(2), f"203.0.113.5:{port}")
+            assert rendezvous._registered_endpoint(2) is None
+            await loop.sock_sendto(
+                node, b"\x05\0\0\0\2\0\0\0\1PILA", rendezvous.addresses.beacon
+            )
+            async with asyncio.timeout(TIMEOUT_S):
+                assert await loop.sock_recv(node, 100) == b"\x06\0\0\0\2PILA"
+
+
 async def test_http_pages() -> None:
     async with (
         Rendezvous(CONFIG) as rendezvous,

@@ -282,6 +282,11 @@ async def test_many_writes_at_once(store: Store) -> None:
     assert len(await store.load()) == 4_000
 
 
+async def test_one_write_of_many_changes(store: Store) -> None:
+    revisions = await store.write([put(f"key.{n}", b"v", 0) for n in range(1_500)])
+    assert [entry.revision for entry in await store.load()] == revisions
+
+
 async def test_cancelled_writer_disturbs_nobody(store: Store) -> None:
     await store.load()
     writes = [asyncio.create_task(store.write([put(f"k.{n}")])) for n in range(10)]

@@ -11,6 +11,7 @@ from pilotfleet.transport.clock import Clock, SystemClock
 from pilotfleet.transport.udp import UdpSocket
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from pilotfleet.protocol.address import Endpoint
@@ -27,10 +28,12 @@ class BeaconServer:
         *,
         config: BeaconConfig | None = None,
         clock: Clock | None = None,
+        find: Callable[[int], Endpoint | None] = lambda node: None,
     ) -> None:
+        """Prepare; ``find`` is the table's."""
         self._bind = bind
         self._clock = clock or SystemClock()
-        self._table = BeaconTable(config, now=self._clock.now())
+        self._table = BeaconTable(config, now=self._clock.now(), find=find)
         self._socket: UdpSocket | None = None
         self._timer: asyncio.TimerHandle | None = None
 

@@ -28,6 +28,8 @@ from pilotfleet.protocol.beacon import (
 from pilotfleet.registry.limits import RateLimit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pilotfleet.protocol.address import Endpoint
 
 __all__ = ["BeaconConfig", "BeaconCounters", "BeaconTable"]
@@ -84,6 +86,10 @@ class BeaconCounters:
     """Dropped because of a rate or a full table."""
 
 
+def _find_nothing(node: int) -> Endpoint | None:
+    return None
+
+
 class _Node:
     __slots__ = ("endpoint", "extended", "moved", "seen")
 
@@ -103,8 +109,23 @@ class _Gossip:
 class BeaconTable:
     """Answers datagrams. Performs no I/O."""
 
-    def __init__(self, config: BeaconConfig | None = None, *, now: float) -> None:
+    def __init__(
+        self,
+        config: BeaconConfig | None = None,
+        *,
+        now: float,
+        find: Callable[[int], Endpoint | None] = _find_nothing,
+    ) -> None:
+        """Start empty.
+
+        Args:
+            config: Limits and peers.
+            now: The time.
+            find: Asked about a node that is wanted but was not heard yet. After
+                a restart it saves relayed tunnels a minute of silence.
+        """
         self._config = config = config or BeaconConfig()
+        self._find_elsewhere = find
         self._nodes: dict[int, _Node] = {}
         self._out: list[tuple[bytes, Endpoint]] = []
         self._punches = RateLimit(config.punches_per_second, max_keys=1)
@@ -170,7 +191,7 @@ class BeaconTable:
             self.counters.limited += 1
             return
         requester = self._touch(message.requester, source, now, may_move=True)
-        target = self._nodes.get(message.target)
+        target = self._find(message.target, now)
         if requester is None or target is None:
             self.counters.unknown += 1
             return
@@ -189,17 +210,19 @@ class BeaconTable:
             return
         _, _, destination = _RELAY_HEADER.unpack_from(data)
         node = self._nodes.get(destination)
-        if node is not None:
-            self.counters.relayed += 1
-            self._out.append((_delivery(data, extended=node.extended), node.endpoint))
-            return
-        # There is no hop count: what a peer beacon sent is never sent on.
-        other = None if source in self._gossip else self._beacon_of(destination)
-        if other is None:
+        if node is None:
+            # There is no hop count: what a peer beacon sent is never sent on.
+            other = None if source in self._gossip else self._beacon_of(destination)
+            if other is not None:
+                self.counters.relayed += 1
+                self._out.append((data, other))
+                return
+            node = self._find(destination, now)
+        if node is None:
             self.counters.unknown += 1
             return
         self.counters.relayed += 1
-        self._out.append((data, other))
+        self._out.append((_delivery(data, extended=node.extended), node.endpoint))
 
     def _receive_sync(self, message: Sync, source: Endpoint, now: float) -> None:
         # Without this anybody could draw the traffic of any node to himself.
@@ -216,7 +239,7 @@ class BeaconTable:
         if last is not None and now - last < NOTIFY_INTERVAL_S:
             self._notify_due.setdefault(node, last + NOTIFY_INTERVAL_S)
             return
-        entry = self._nodes.get(node)
+        entry = self._find(node, now)
         if entry is None:
             return
         self._notified.pop(node, None)
@@ -277,6 +300,15 @@ class BeaconTable:
         }
 
     # Private
+
+    def _find(self, node: int, now: float) -> _Node | None:
+        entry = self._nodes.get(node)
+        if entry is not None:
+            return entry
+        endpoint = self._find_elsewhere(node)
+        if endpoint is None:
+            return None
+        return self._touch(node, endpoint, now, may_move=False)
 
     def _touch(
         self, node: int, source: Endpoint, now: float, *, may_move: bool

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import socket
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from pilotfleet.errors import StorageError
-from pilotfleet.protocol.registry.endpoints import format_endpoint
+from pilotfleet.errors import DecodeError, StorageError
+from pilotfleet.protocol.registry.endpoints import format_endpoint, parse_endpoint
 from pilotfleet.registry.beacon import BeaconServer
 from pilotfleet.registry.beacon_table import BeaconConfig
 from pilotfleet.registry.directory.directory import Directory
@@ -35,6 +36,15 @@ logger = logging.getLogger(__name__)
 RESTART_S: Final = 1.0
 """Before a background task that failed is started again."""
 WILDCARDS: Final = frozenset({"", "0.0.0.0", "::"})
+PRIVATE: Final = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8"),
+            *("169.254.0.0/16", "fc00::/7", "fe80::/10", "::1/128"),
+        ),
+    )
+)
 ELSEWHERE: Final = ("192.0.2.1", 9)
 """An address that is nobody's; asked for the way to it, nothing is sent."""
 
@@ -120,7 +130,12 @@ class Rendezvous:
     async def _start(self, stack: contextlib.AsyncExitStack, store: Store) -> None:
         config = self.config
         # The port first: whoever has it already would also share our store.
-        beacon = BeaconServer(config.beacon, config=config.limits, clock=self._clock)
+        beacon = BeaconServer(
+            config.beacon,
+            config=config.limits,
+            clock=self._clock,
+            find=self._registered_endpoint,
+        )
         await stack.enter_async_context(beacon)
         advertised = config.advertised_beacon or _reachable(beacon.address)
         service = RegistryService(
@@ -169,6 +184,28 @@ class Rendezvous:
         http = HttpServer(make_app(view), self.config.http)
         await stack.enter_async_context(http)
         return http.address
+
+    def _registered_endpoint(self, node: int) -> Endpoint | None:
+        """Return where a node registered, if that is sure to be its own address.
+
+        A node may register any public address, also that of somebody else, who
+        must not get its relayed traffic. A private one is always the address
+        that the registration came from (registry.md section 6.1).
+        """
+        found = self.directory.nodes.get_live(node)
+        if found is None:
+            return None
+        try:
+            host, port = parse_endpoint(found.record.endpoint)
+            address = ipaddress.ip_address(host)
+        except (DecodeError, ValueError):
+            return None
+        is_own = any(
+            address in network
+            for network in PRIVATE
+            if network.version == address.version
+        )
+        return (host, port) if is_own and port else None
 
 
 async def _supervise(name: str, run: Callable[[], Awaitable[None]]) -> None:

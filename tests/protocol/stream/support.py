@@ -101,6 +101,10 @@ class Node:
         data = connection.read(limit, self.now)
         self.received.setdefault(connection.id, bytearray()).extend(data)
 
+    def got(self, connection: StreamConnection) -> bytes:
+        """Return everything read from a connection so far."""
+        return bytes(self.received.get(connection.id, b""))
+
     def write(self, connection: StreamConnection, data: bytes) -> None:
         """Write all of it, as room allows."""
         self.to_write[connection.id] = memoryview(data)

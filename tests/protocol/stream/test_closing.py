@@ -252,7 +252,7 @@ def test_an_early_fin_is_taken_after_15_s_of_silence() -> None:
     assert connection.state is State.ESTABLISHED
     network.run(limit_s=0.2)
     assert node.sent[-1][1].ack == 8
-    assert list(node.endpoint.connections())[0].state is State.TIME_WAIT
+    assert next(iter(node.endpoint.connections())).state is State.TIME_WAIT
 
 
 def test_closing_while_the_peers_fin_is_held_ends_it() -> None:

@@ -19,7 +19,11 @@ from tests.protocol.stream.support import (
 )
 
 # ipc.md section 10.3.
-ROW = ["id", "local_port", "remote_addr", "remote_port", "state", "cong_win", "ssthresh", "in_flight", "srtt_ms", "rttvar_ms", "unacked", "ooo_buf", "peer_recv_win", "recv_win", "in_recovery", "bytes_sent", "bytes_recv", "segs_sent", "segs_recv", "retransmits", "fast_retx", "sack_recv", "sack_sent", "dup_acks"]
+ROW = """
+id local_port remote_addr remote_port state cong_win ssthresh in_flight srtt_ms
+rttvar_ms unacked ooo_buf peer_recv_win recv_win in_recovery bytes_sent bytes_recv
+segs_sent segs_recv retransmits fast_retx sack_recv sack_sent dup_acks
+"""
 
 
 def test_data_goes_both_ways() -> None:
@@ -116,6 +120,18 @@ def test_a_write_beyond_the_buffer_is_taken_in_part_until_there_is_room() -> Non
     assert theirs.readable_bytes == 256 * 1024
 
 
+def test_no_delay_is_a_switch_of_the_connection() -> None:
+    _, node = lonely_node()
+    connection = accept_from_peer(node)
+    assert not connection.no_delay
+    connection.no_delay = True
+    for _ in range(2):
+        connection.write(b"x", node.now)
+        node.pump()
+    assert connection.no_delay
+    assert len(node.take_sent()) == 2
+
+
 def test_one_data_event_stands_for_all_that_arrived_before_it_was_taken() -> None:
     _, node = lonely_node()
     connection = accept_from_peer(node)
@@ -207,7 +223,7 @@ def test_stats_have_all_fields_of_a_row() -> None:
     a.write(ours, pattern(10_000))
     network.run(limit_s=5)
     row = ours.stats()
-    assert list(row) == ROW
+    assert list(row) == ROW.split()
     assert row["remote_addr"] == "0:0000.0000.0BBA"
     assert (row["state"], row["bytes_sent"], row["segs_sent"]) == (
         "ESTABLISHED",

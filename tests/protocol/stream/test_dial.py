@@ -120,6 +120,17 @@ def test_ladder_begins_when_the_tunnel_is_ready() -> None:
     assert times(a) == [0, 6.25, 6.75, 7.75]
 
 
+def test_a_new_tunnel_hastens_the_next_syn_without_adding_one() -> None:
+    network, a = lonely_node()
+    connection = a.connect()
+    network.run(limit_s=6)
+    a.endpoint.tunnel_ready(B, a.now)
+    a.pump()
+    network.run(until=lambda: not connection.is_active, limit_s=60)
+    assert times(a)[-2:] == [5.25, 6.25]
+    assert len(a.sent) == 8
+
+
 def test_a_dial_without_a_tunnel_fails_after_10_s() -> None:
     network, a = lonely_node()
     a.endpoint.has_tunnel = lambda peer: False

@@ -32,8 +32,22 @@ from tests.protocol.stream.support import (
 )
 
 
-def syn(port: int = 50000, *, src_node: int = B, **fields: int) -> Packet:
-    return packet_from_peer(Flag.SYN, src_port=port, src_node=src_node, **fields)
+def syn(
+    port: int = 50000,
+    *,
+    seq: int = 0,
+    dst_port: int = PORT,
+    src_node: int = B,
+    src_network: int = 0,
+) -> Packet:
+    return packet_from_peer(
+        Flag.SYN,
+        seq=seq,
+        src_port=port,
+        dst_port=dst_port,
+        src_node=src_node,
+        src_network=src_network,
+    )
 
 
 def flags_sent(node: Node) -> list[int]:
@@ -87,6 +101,17 @@ def test_a_copy_of_the_syn_gets_the_same_answer_and_changes_nothing() -> None:
     [second] = node.take_sent()
     assert second == first._replace(ack=4)
     assert len(node.events_of(StreamAccepted)) == 1
+
+
+def test_no_syn_ack_announces_a_closed_window() -> None:
+    _, node = lonely_node()
+    node.reads = False
+    accept_from_peer(node)
+    for seq in range(1, 513):
+        node.inject(packet_from_peer(Flag.ACK, seq=seq, ack=1, payload=b"x"))
+    assert node.take_sent()[-1].window == 0
+    node.inject(syn())
+    assert node.take_sent()[-1].window == 1
 
 
 def test_a_syn_with_another_number_is_a_peer_that_started_over() -> None:

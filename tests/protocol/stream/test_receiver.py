@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,9 @@ from hypothesis import strategies as st
 from pilotfleet.protocol.stream.config import NEVER
 from pilotfleet.protocol.stream.receiver import Arrival, Receiver
 from pilotfleet.protocol.stream.sequence import MASK
+
+if TYPE_CHECKING:
+    import random
 
 
 def make(expected: int = 0, *, limit: int = 512) -> Receiver:
@@ -184,7 +189,7 @@ def test_every_second_segment_is_acknowledged_at_once() -> None:
     st.integers(0, MASK),
 )
 def test_any_order_with_repetitions_gives_the_stream(
-    pieces: list[bytes], order: object, start: int
+    pieces: list[bytes], order: random.Random, start: int
 ) -> None:
     receiver = make(start)
     segments = []

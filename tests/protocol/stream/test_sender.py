@@ -143,6 +143,16 @@ def test_a_smaller_segment_size_splits_what_no_longer_fits() -> None:
     assert sender.in_flight == 3000
 
 
+def test_splitting_leaves_what_arrived_or_fits_as_it_is() -> None:
+    sender = make()
+    sender.set_segment_size(3000, 8 << 20)
+    sender.write(bytes(6500), ROOM)
+    sender.segments_to_send(0.0)
+    sack(sender, 1, (1, 3001))
+    sender.set_segment_size(1152, 1 << 20)
+    assert sizes(sender.segments) == [3000, 1152, 1152, 696, 500]
+
+
 LOOKALIKE = b"SACK\x01" + bytes(range(8))
 
 
@@ -271,10 +281,24 @@ def test_a_partial_ack_repeats_the_next_hole_and_a_full_one_ends_recovery() -> N
         ack(sender, 1)
     sender.segments_to_send(0.1)
     ack(sender, 1 + 1152 * 4)
+    # This peer sends no SACK, so the first segment is all that is known to miss.
     assert [s.seq for s in sender.segments_to_send(0.1)] == [1 + 1152 * 4]
     ack(sender, 1 + 1152 * 10)
     assert sender.recovery is Recovery.NONE
     assert sender.congestion.window == sender.congestion.threshold
+
+
+def test_a_partial_ack_without_a_hole_repeats_nothing() -> None:
+    sender = sending(1152 * 20)
+    for count in (2, 3, 4):
+        sack(sender, 1, (1 + 1152, 1 + 1152 * count))
+    sender.segments_to_send(0.1)
+    ack(sender, 1 + 1152 * 4)
+    assert sender.recovery is Recovery.FAST
+    assert all(segment.sends == 1 for segment in sender.segments_to_send(0.1))
+    sack(sender, 1 + 1152 * 5, (1 + 1152 * 6, 1 + 1152 * 7))
+    [segment] = [s for s in sender.segments_to_send(0.1) if s.sends > 1]
+    assert segment.seq == 1 + 1152 * 5
 
 
 def test_a_planned_repetition_is_dropped_when_its_ack_comes_first() -> None:

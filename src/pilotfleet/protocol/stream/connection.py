@@ -56,6 +56,7 @@ MAX_PLAIN_SEGMENT: Final = 4096
 """No program but ours sends larger segments, so it may fill a larger window."""
 
 _OPEN: Final = frozenset({State.ESTABLISHED, State.LINGER})
+_WRITABLE: Final = frozenset({State.SYN_SENT, State.ESTABLISHED})
 
 
 class StreamConnection:
@@ -178,9 +179,8 @@ class StreamConnection:
     @property
     def writable(self) -> bool:
         """Whether :meth:`write` would take at least one byte."""
-        return (
-            self.state is State.ESTABLISHED or self.state is State.SYN_SENT
-        ) and len(self.sender.unsent) < self._config.send_buffer_bytes
+        room = self._config.send_buffer_bytes - len(self.sender.unsent)
+        return room > 0 and self.state in _WRITABLE
 
     @property
     def no_delay(self) -> bool:
@@ -206,7 +206,7 @@ class StreamConnection:
             size, config.large_max_cwnd_bytes if is_large else config.max_cwnd_bytes
         )
         if is_large:
-            self._widen_window()
+            self.receiver.widen(config.large_receive_window_units)
 
     def stats(self) -> dict[str, Any]:
         """Return a ``conn_list`` row (ipc.md section 10.3)."""
@@ -224,7 +224,7 @@ class StreamConnection:
             Closed: The stream was closed on this side.
             ConnectionReset: The peer ended or broke it.
         """
-        if self.state is not State.ESTABLISHED and self.state is not State.SYN_SENT:
+        if self.state not in _WRITABLE:
             raise self._write_error()
         sender = self.sender
         room = self._config.send_buffer_bytes - len(sender.unsent)
@@ -405,19 +405,13 @@ class StreamConnection:
                 self.is_announced = True
                 self._table.emit(DataReceived(self))
             if len(payload) > MAX_PLAIN_SEGMENT:
-                self._widen_window()
+                self.receiver.widen(self._config.large_receive_window_units)
             if self._closing is not None:
                 self._check_held_fin(self._closing.held_fin, now)
 
     def _check_held_fin(self, fin: int | None, now: float) -> None:
         if fin is not None and not is_after(fin, self.receiver.expected):
             self._take_fin(fin, now)
-
-    def _widen_window(self) -> None:
-        receiver = self.receiver
-        receiver.limit_units = max(
-            receiver.limit_units, self._config.large_receive_window_units
-        )
 
     def _announce_room(self) -> None:
         if len(self.sender.unsent) <= self._config.send_buffer_bytes // 2:

@@ -38,11 +38,17 @@ class Dial:
         self.deadline = now + (GAPS_S[0] if has_tunnel else tunnel_wait_s)
 
     def start(self, now: float) -> None:
-        """Begin the ladder: the tunnel has just delivered the first SYN."""
-        self._is_waiting = False
-        self._sends = 1
-        self._started_at = now
-        self.deadline = now + GAPS_S[0]
+        """Begin the ladder: the tunnel has just delivered the first SYN.
+
+        A dial that was under way loses nothing of its count. Its SYNs went into a
+        tunnel that the peer had forgotten, so the next one follows soon.
+        """
+        if self._is_waiting:
+            self._is_waiting = False
+            self._started_at = now
+            self.deadline = now + GAPS_S[0]
+        else:
+            self.deadline = min(self.deadline, now + GAPS_S[0])
 
     def round_trip(self, now: float) -> float | None:
         """Return how long the answer took, if it is clear which SYN it answers."""

@@ -197,8 +197,6 @@ class StreamEndpoint:
             connection.receive_fin(packet, now)
         elif flags & RST:
             connection.receive_rst()
-        elif flags & ACK:
-            connection.receive_ack(packet, now)
 
     def admit(
         self, peer: int, *, allowed: bool, now: float, port: int | None = None
@@ -288,10 +286,6 @@ class StreamEndpoint:
         connection = self._make(local, remote, table)
         older = table.active.get(connection.key)
         if older is not None:
-            if older.repeats_syn(packet):
-                # Two copies were held while their sender was being judged.
-                older.resend_syn_ack(now)
-                return
             older.replace()
         table.add(connection)
         connection.accept(packet, now)

@@ -68,7 +68,10 @@ class Outlet:
 
     def send_syn_ack(self) -> None:
         """Answer a SYN: original number, current acknowledgement."""
-        self._send(SYN | ACK, self.isn, b"")
+        receiver = self._receiver
+        # Zero has no agreed meaning here: old peers take it for "no limit".
+        window = receiver.window() or 1
+        self._put(SYN | ACK, self.isn, ack=receiver.expected, window=window)
 
     def send_segment(self, segment: Segment) -> None:
         """Send data, for the first time or again."""

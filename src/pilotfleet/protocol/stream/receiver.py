@@ -93,6 +93,10 @@ class Receiver:
         used = max(len(self._queue), -(-self.queued_bytes // SEGMENT))
         return self.limit_units - used if used < self.limit_units else 0
 
+    def widen(self, limit_units: int) -> None:
+        """Let the reader leave more unread; never less than before."""
+        self.limit_units = max(self.limit_units, limit_units)
+
     def sack_blocks(self) -> list[Block]:
         """Return up to four ranges of held data, the highest ones, ascending."""
         held, base = self._held, self.expected

@@ -67,6 +67,7 @@ class Sender:
     """Cuts, sends, and sends again until it is acknowledged."""
 
     __slots__ = (
+        "_has_sack",
         "_hole",
         "_max_outstanding",
         "_nagle_deadline",
@@ -120,6 +121,7 @@ class Sender:
         self._sacked_bytes = 0
         self._resend: list[Segment] = []
         self._recover = self._hole = 0
+        self._has_sack = False
         self._push = False
         self._short_end: int | None = None
         self._nagle_deadline = NEVER
@@ -318,10 +320,10 @@ class Sender:
             self.recovery = Recovery.NONE
         elif self.recovery is Recovery.FAST:
             self.congestion.on_partial(acked)
-            self._resend_holes(1)
+            self._resend_lost(sacked_above=1)
         else:
             self.congestion.on_acknowledged(acked)
-            self._resend_holes(RESENDS_PER_ACK)
+            self._resend_from(self.segments, RESENDS_PER_ACK)
         self.rto_deadline = now + self.rtt.rto if self.segments else NEVER
 
     def _remove_acknowledged(self, ack: int, now: float) -> None:
@@ -345,6 +347,7 @@ class Sender:
         del segments[:count]
 
     def _mark_sacked(self, blocks: Sequence[Block], now: float) -> None:
+        self._has_sack = True
         base = self.una
         spans = [
             ((left - base) & MASK, (right - base) & MASK) for left, right in blocks
@@ -372,13 +375,13 @@ class Sender:
         if self.recovery is Recovery.FAST:
             # The segment that left makes room either for a repetition or, through
             # a larger window, for a new segment.
-            if not self._resend_holes(1):
+            if not self._resend_lost(sacked_above=DUPLICATES_FOR_LOSS):
                 self.congestion.on_duplicate()
         elif self.recovery is Recovery.NONE and self.dup_acks == DUPLICATES_FOR_LOSS:
             self.congestion.on_loss(self.in_flight)
             self._begin_recovery(Recovery.FAST)
             self.fast_retransmits += 1
-            self._resend_holes(1)
+            self._resend_first()
 
     # Repetition.
 
@@ -387,25 +390,29 @@ class Sender:
         self._recover = self.next
         self._hole = self.segments[0].seq
 
-    def _resend_holes(self, count: int) -> bool:
-        """Plan up to ``count`` segments that are taken for lost and not yet repeated.
+    def _resend_lost(self, *, sacked_above: int) -> bool:
+        """Plan the next segment that duplicates or a partial ack show to be lost.
 
-        After duplicates that is the first segment and those with enough SACKed ones
-        above them, as fewer may be mere reordering; after a timeout everything.
+        A segment counts as lost when enough above it are SACKed. Of a peer that
+        never sends SACK only the first one is known to be missing.
         """
         segments = self.segments
         last = len(segments)
-        if self.recovery is Recovery.FAST:
-            above = 0
-            while last > 1 and above < DUPLICATES_FOR_LOSS:
-                last -= 1
-                above += segments[last].sacked
+        above = 0
+        while last and above < sacked_above:
+            last -= 1
+            above += segments[last].sacked
+        if not last and not self._has_sack:
+            last = 1
+        return self._resend_from(segments[:last], 1)
+
+    def _resend_from(self, segments: list[Segment], count: int) -> bool:
+        """Plan up to ``count`` of these segments that were not yet repeated."""
         planned = 0
-        hole = self._hole
-        for segment in segments[:last]:
+        for segment in segments:
             if planned == count or (segment.seq - self._recover) & MASK < HALF:
                 break
-            if not segment.sacked and (segment.seq - hole) & MASK < HALF:
+            if not segment.sacked and (segment.seq - self._hole) & MASK < HALF:
                 self._resend.append(segment)
                 self._hole = segment.end
                 planned += 1

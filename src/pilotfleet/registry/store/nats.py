@@ -22,7 +22,7 @@ import contextlib
 import json
 import logging
 import uuid
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
@@ -41,13 +41,17 @@ except ImportError as missing:
         hint="pip install 'pilotfleet[ha]'",
     ) from missing
 
+# After the check: it needs the package, too.
+from pilotfleet.registry.store.natsreader import REQUEST_TIMEOUT_S, BucketReader
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Iterator, Sequence
     from typing import TypeAlias
 
     from nats.aio.client import Client
     from nats.aio.msg import Msg
-    from nats.aio.subscription import Subscription
+
+    Write: TypeAlias = tuple[Sequence[Change], asyncio.Future[list[int]]]
 
 __all__ = ["NatsStore", "open_nats_store"]
 
@@ -57,13 +61,9 @@ logger = logging.getLogger(__name__)
 WRONG_LAST_SEQUENCE: Final = 10071
 MAX_BATCH_MESSAGES: Final = 1_000
 OPERATION: Final = "KV-Operation"
-HEARTBEAT: Final = "100"
-NO_MESSAGES: Final = "404"
-REQUEST_ENDED: Final = "408"
 EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 
 # Ours.
-REQUEST_TIMEOUT_S: Final = 5.0
 CONNECT_TIMEOUT_S: Final = 5.0
 DELETED_TTL: Final = "24h"
 MAX_WAITING: Final = 50_000
@@ -72,16 +72,7 @@ MAX_SINGLE: Final = 64
 """Writes that are on their way one by one."""
 MAX_REMEMBERED: Final = 10_000
 """Markers of deleted keys whose sequence is remembered, to save a question."""
-FETCH_MESSAGES: Final = 1_000
-FETCH_WAIT_NS: Final = 30_000_000_000
-HEARTBEAT_NS: Final = 2_000_000_000
-LAST_WORD_NS: Final = 500_000_000
-CONSUMER_LIFE_S: Final = 300.0
-SILENCE_S: Final = 5.0
-"""Without a message for so long, the server or the consumer is gone."""
 RETRY_WAIT_S: Final = 0.5
-
-Write: TypeAlias = "tuple[Sequence[Change], asyncio.Future[list[int]]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +130,7 @@ class NatsStore(Store):
         self._singles = asyncio.Semaphore(MAX_SINGLE)
         self._sender: asyncio.Task[None] | None = None
         self._deleted: OrderedDict[str, int] = OrderedDict()
-        self._readers: set[_Reader] = set()
+        self._readers: set[BucketReader] = set()
         self._closed = False
 
     async def load(self) -> list[Entry]:
@@ -151,7 +142,7 @@ class NatsStore(Store):
             state = (await js.stream_info(self._stream)).state
             if not state.messages:
                 return []
-            reader = await _Reader.start(client, self._stream, after=0)
+            reader = await BucketReader.start(client, self._stream, after=0)
             try:
                 async for message in reader.stored(state.last_seq):
                     entry = self._entry(message)
@@ -319,7 +310,8 @@ class NatsStore(Store):
 
     async def _send(self, changes: Sequence[Change]) -> list[int]:
         repeats = len({change.key for change in changes}) < len(changes)
-        if len(changes) == 1 or repeats or not self._atomic:
+        one_by_one = repeats or not self._atomic or len(changes) > MAX_BATCH_MESSAGES
+        if len(changes) == 1 or one_by_one:
             return [await self._send_single(change) for change in changes]
         try:
             return await self._send_batch(changes)
@@ -429,7 +421,7 @@ class NatsStore(Store):
     # Reading
 
     async def _follow(self, after: int) -> AsyncGenerator[Entry, None]:
-        reader = await _Reader.start(await self._open(), self._stream, after=after)
+        reader = await BucketReader.start(await self._open(), self._stream, after=after)
         self._readers.add(reader)
         try:
             async for message in reader.coming():
@@ -454,126 +446,6 @@ class NatsStore(Store):
                 f"cannot {verb} {self._where}: {reason}",
                 hint="check that nats-server runs there, with JetStream",
             ) from error
-
-
-class _Reader:
-    """A pull consumer without acknowledgements.
-
-    Pulling bounds what is in flight. The consumer's own numbering has no gaps;
-    a gap means that messages were lost, and the reader fails, so that its
-    owner starts another one where it was. So does a silence of the server,
-    which otherwise sends heartbeats.
-    """
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._subject = ""
-        self._inbox = client.new_inbox()
-        self._subscription: Subscription | None = None
-        self._messages: deque[Msg] = deque()
-        self._arrived = asyncio.Event()
-        self._number = 0
-        self._asked = 0
-        self._stopped = False
-
-    @classmethod
-    async def start(cls, client: Client, stream: str, *, after: int) -> _Reader:
-        config = api.ConsumerConfig(
-            ack_policy=api.AckPolicy.NONE,
-            deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
-            opt_start_seq=after + 1,
-            inactive_threshold=CONSUMER_LIFE_S,
-            mem_storage=True,
-            num_replicas=1,
-        )
-        js = client.jetstream(timeout=REQUEST_TIMEOUT_S)
-        consumer = await js.add_consumer(stream, config=config)
-        reader = cls(client)
-        reader._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer.name}"
-        # What is asked for bounds what can arrive.
-        reader._subscription = await client.subscribe(
-            reader._inbox, cb=reader._on_message
-        )
-        return reader
-
-    async def stored(self, last: int) -> AsyncIterator[Msg]:
-        """Yield the messages that there are, at least up to number ``last``.
-
-        A message that is replaced just now is missed by a request that does
-        not wait; and ``last`` may be a marker that has expired. So a request
-        that waits a little has the last word.
-        """
-        wait: dict[str, Any] = {"no_wait": True}
-        while True:
-            await self._ask(wait)
-            got = 0
-            while self._asked and (message := await self._next()):
-                got = message.metadata.sequence.stream
-                yield message
-                if got >= last:
-                    return
-            if not got:
-                if "expires" in wait:
-                    return
-                wait = {"expires": LAST_WORD_NS}
-
-    async def coming(self) -> AsyncIterator[Msg]:
-        """Yield the messages that there are now and those that will come."""
-        wait = {"expires": FETCH_WAIT_NS, "idle_heartbeat": HEARTBEAT_NS}
-        while True:
-            if not self._asked:
-                await self._ask(wait)
-            if message := await self._next():
-                yield message
-
-    def end(self) -> None:
-        """Make whoever reads fail with StorageError."""
-        self._stopped = True
-        self._arrived.set()
-
-    async def stop(self) -> None:
-        """Leave the consumer to the server, which removes it when unused."""
-        self.end()
-        if self._subscription is not None:
-            with contextlib.suppress(OSError, nats.errors.Error):
-                await self._subscription.unsubscribe()
-
-    async def _ask(self, options: dict[str, Any]) -> None:
-        request = json.dumps({"batch": FETCH_MESSAGES, **options}).encode()
-        await self._client.publish(self._subject, request, reply=self._inbox)
-        self._asked = FETCH_MESSAGES
-
-    async def _next(self) -> Msg | None:
-        """Return the next message; None when the request has ended."""
-        while True:
-            message = await self._receive()
-            status = (message.headers or {}).get("Status")
-            if status is None:
-                break
-            if status in (NO_MESSAGES, REQUEST_ENDED):
-                self._asked = 0
-                return None
-            if status != HEARTBEAT:
-                raise StorageError(f"the server answers with status {status}")
-        number = message.metadata.sequence.consumer
-        if number != self._number + 1:
-            raise StorageError(f"message {number} follows {self._number}")
-        self._number = number
-        self._asked -= 1
-        return message
-
-    async def _on_message(self, message: Msg) -> None:
-        self._messages.append(message)
-        self._arrived.set()
-
-    async def _receive(self) -> Msg:
-        while not self._messages:
-            if self._stopped:
-                raise StorageError("the store is closed")
-            self._arrived.clear()
-            async with asyncio.timeout(SILENCE_S):
-                await self._arrived.wait()
-        return self._messages.popleft()
 
 
 def _fail(done: asyncio.Future[list[int]], error: StorageError) -> None:

@@ -1,0 +1,269 @@
+"""Serve the tasks of one agent or of many, over one daemon's socket.
+
+The daemon offers at most ``concurrency`` tasks of each agent; they wait here for
+one of ``max_processes`` places, first come, first served, so no agent can crowd out
+another. What is not finished when the connection is lost belongs to the daemon
+again, so it is abandoned here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import random
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from pilotfleet.client.daemon import DaemonClient
+from pilotfleet.errors import Closed, ConnectionFailed, NotRunning, PilotError
+from pilotfleet.fleet.worker.health import HEALTH_TOPIC, TASK_TOPIC, HealthBook
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from pathlib import Path
+
+    from pilotfleet.fleet.worker.command import Outcome
+
+__all__ = ["Worker", "WorkerConfig"]
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE_S: Final = 0.2
+LONGEST_PAUSE_S: Final = 10.0
+MAX_EVENTS_UNDER_WAY: Final = 256
+"""Events are dropped beyond this: telling must never hold up the work."""
+INLINE_RESULT_BYTES: Final = 256 * 1024
+"""Longer results go in parts: a frame of the socket holds 1 MiB."""
+PART_BYTES: Final = 512 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """Settings of a worker."""
+
+    agents: Sequence[str]
+    socket: Path
+    concurrency: int = 1
+    """Tasks of one agent at the same time."""
+    max_processes: int = 16
+    """Tasks of all agents at the same time."""
+    health_interval_s: float = 10.0
+    """Between two health events of one agent; 0 publishes no events at all."""
+    drain_s: float = 30.0
+    """How long running tasks may take to end after the worker is told to stop."""
+
+
+class Worker:
+    """Takes offered tasks, runs each, and returns what came of it."""
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        run_task: Callable[[str], Awaitable[Outcome]],
+        *,
+        on_serving: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Prepare a worker.
+
+        Args:
+            config: Whom to serve, and how.
+            run_task: Does the work on a task's text.
+            on_serving: Called when tasks may come, after each connect.
+        """
+        self._config = config
+        self._run_task = run_task
+        self._on_serving = on_serving
+        self._places = asyncio.Semaphore(config.max_processes)
+        self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._events: set[asyncio.Task[None]] = set()
+        self._book = HealthBook(config.agents, now=time.monotonic())
+        self.events_dropped = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until ``stop`` is set, then let running tasks end.
+
+        A daemon that cannot be reached is tried again for ever.
+
+        Raises:
+            PilotError: The daemon refuses, for instance because it hosts no agent
+                of that name.
+        """
+        pause_s = FIRST_PAUSE_S
+        while not stop.is_set():
+            try:
+                await self._serve_connection(stop)
+                pause_s = FIRST_PAUSE_S
+            except (NotRunning, ConnectionFailed, Closed) as error:
+                logger.warning("%s; trying again", error)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s * random.uniform(0.5, 1.5)):
+                        await stop.wait()
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    async def _serve_connection(self, stop: asyncio.Event) -> None:
+        """Serve over one connection until it is lost or the worker stops."""
+        async with await DaemonClient.connect(self._config.socket) as client:
+            await client.call(
+                "task.serve",
+                agents=list(self._config.agents),
+                concurrency=self._config.concurrency,
+            )
+            logger.info("serving %d agents", len(self._config.agents))
+            self._on_serving()
+            helpers = [
+                asyncio.create_task(self._take_offers(client), name="offers"),
+                asyncio.create_task(self._publish_health(client), name="health"),
+            ]
+            stopped = asyncio.create_task(stop.wait(), name="stop")
+            try:
+                await asyncio.wait(
+                    [helpers[0], stopped], return_when=asyncio.FIRST_COMPLETED
+                )
+                if stopped.done():
+                    await self._drain(client)
+                else:
+                    helpers[0].result()
+            finally:
+                await _cancel_all([*helpers, stopped, *self._running.values()])
+                await _cancel_all(list(self._events))
+
+    async def _take_offers(self, client: DaemonClient) -> None:
+        async for push in client.pushes():
+            agent = str(push.get("agent"))
+            match push.get("push"):
+                case "task.offer":
+                    self._start(client, agent, push["task"])
+                case "task.cancel":
+                    task = self._running.get((agent, str(push.get("task_id"))))
+                    if task is not None:
+                        task.cancel()
+        raise Closed("the daemon closed the connection")
+
+    def _start(self, client: DaemonClient, agent: str, task: dict[str, Any]) -> None:
+        key = agent, str(task["task_id"])
+        running = asyncio.create_task(
+            self._work(client, *key, str(task["task_description"])), name=f"task {key}"
+        )
+        self._running[key] = running
+        running.add_done_callback(lambda _: self._running.pop(key, None))
+
+    async def _work(
+        self, client: DaemonClient, agent: str, task_id: str, text: str
+    ) -> None:
+        """Run one task and hand in the outcome."""
+        async with self._places:
+            if self._book.is_draining:
+                await self._release(client, agent, task_id)
+                return
+            self._book.started(agent)
+            ok: bool | None = None
+            try:
+                outcome = await self._run_task(text)
+                ok = outcome.ok
+            finally:
+                self._book.ended(agent, ok=ok)
+        try:
+            await self._finish(client, agent, task_id, outcome)
+        except PilotError as error:
+            # Cancelled meanwhile, or the connection is lost and the task with it.
+            logger.debug("task %s of %s: %s", task_id, agent, error)
+            return
+        self._publish_task(client, agent, task_id, outcome)
+
+    async def _finish(
+        self, client: DaemonClient, agent: str, task_id: str, outcome: Outcome
+    ) -> None:
+        content = outcome.result.encode(errors="replace")
+        is_long = len(content) > INLINE_RESULT_BYTES
+        if is_long:
+            for start in range(0, len(content), PART_BYTES):
+                part = base64.b64encode(content[start : start + PART_BYTES]).decode()
+                await client.call("task.part", agent=agent, task_id=task_id, data=part)
+        await client.call(
+            "task.finish",
+            agent=agent,
+            task_id=task_id,
+            ok=outcome.ok,
+            result="" if is_long else outcome.result,
+            uploaded=is_long,
+            error=outcome.error,
+            retryable=outcome.retryable,
+            cpu_ms=outcome.wall_ms,
+        )
+
+    async def _release(self, client: DaemonClient, agent: str, task_id: str) -> None:
+        # It goes back by itself when the connection closes, only later.
+        with suppress(PilotError):
+            await client.call("task.release", agent=agent, task_id=task_id)
+
+    async def _drain(self, client: DaemonClient) -> None:
+        """Take no more, give back what has not begun, let the rest end."""
+        self._book.is_draining = True
+        with suppress(PilotError, TimeoutError):
+            async with asyncio.timeout(self._config.drain_s):
+                await client.call("task.drain")
+                if self._running:
+                    logger.info("waiting for %d tasks", len(self._running))
+                    await asyncio.wait(list(self._running.values()))
+                if self._events:
+                    await asyncio.wait(list(self._events))
+
+    # Events
+
+    async def _publish_health(self, client: DaemonClient) -> None:
+        """Publish every agent's health, spread evenly over the interval."""
+        interval_s = self._config.health_interval_s
+        if interval_s <= 0:
+            return
+        agents = self._config.agents
+        # All at once the first time: the monitor should see a fleet that is up.
+        for agent in agents:
+            await self._publish_one(client, agent)
+        while True:
+            for agent in agents:
+                await asyncio.sleep(interval_s / len(agents))
+                await self._publish_one(client, agent)
+
+    async def _publish_one(self, client: DaemonClient, agent: str) -> None:
+        report = self._book.report(agent, now=time.monotonic())
+        await _publish(client, agent, HEALTH_TOPIC, report)
+
+    def _publish_task(
+        self, client: DaemonClient, agent: str, task_id: str, outcome: Outcome
+    ) -> None:
+        if self._config.health_interval_s <= 0:
+            return
+        if len(self._events) >= MAX_EVENTS_UNDER_WAY:
+            self.events_dropped += 1
+            return
+        event = {
+            "agent": agent,
+            "task_id": task_id,
+            "status": "SUCCEEDED" if outcome.ok else "FAILED",
+            "ms": outcome.wall_ms,
+        }
+        task = asyncio.create_task(_publish(client, agent, TASK_TOPIC, event))
+        self._events.add(task)
+        task.add_done_callback(self._events.discard)
+
+
+async def _publish(
+    client: DaemonClient, agent: str, topic: str, event: dict[str, Any]
+) -> None:
+    # A broker that is away is no reason to stop working.
+    with suppress(PilotError):
+        data = msgspec.json.encode(event).decode()
+        await client.call("publish", agent=agent, topic=topic, data=data, wait=False)
+
+
+async def _cancel_all(
+    tasks: list[asyncio.Task[None]] | list[asyncio.Task[Any]],
+) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
