@@ -14,7 +14,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 demo: venv
-	$(BIN)/pilotctl fleet run examples/wordcount.toml \
+	PATH="$(CURDIR)/$(BIN):$$PATH" pilotctl fleet run examples/wordcount.toml \
 		--tasks examples/wordcount-tasks.jsonl --results demo-results.jsonl
 
 test: check-format lint layers types unit

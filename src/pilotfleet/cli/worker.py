@@ -69,8 +69,8 @@ def _main(flags: dict[str, Any]) -> int:
         configure_logging(flags["log_level"], flags["log_format"])
         config = _read_config(flags)
         runner = _read_command(flags)
-        with asyncio.Runner(loop_factory=_loop_factory()) as loop:
-            loop.run(_run(config, runner, flags["tag"], flags["ready_file"]))
+        # Not uvloop: it starts processes half as fast as asyncio's own loop.
+        asyncio.run(_run(config, runner, flags["tag"], flags["ready_file"]))
     except PilotError as error:
         hint = f"\nhint:  {error.hint}" if error.hint else ""
         sys.stderr.write(f"error: {error}{hint}\n")
@@ -162,11 +162,3 @@ def _at_least_one(number: int, flag: str) -> int:
     if number < 1:
         raise InvalidArgument(f"{flag} is at least 1")
     return number
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # Not on every system; asyncio's own loop works.
-        return None
-    return uvloop.new_event_loop
