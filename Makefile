@@ -19,7 +19,7 @@ demo: venv
 
 test: check-format lint layers types unit
 
-test-all: test
+test-all: test demo
 
 bench: venv
 	$(BIN)/python -m bench
@@ -37,7 +37,7 @@ types: venv
 	$(BIN)/mypy
 
 unit: venv
-	$(BIN)/pytest --numprocesses auto
+	$(BIN)/python -m tests.support.isolated $(BIN)/pytest --numprocesses auto
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
