@@ -33,7 +33,7 @@ Every class carries the ``code`` that ``--json`` output shows (cli.md section
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class PilotError(Exception):
@@ -165,3 +165,32 @@ class Conflict(StorageError):
     def __init__(self, key: str) -> None:
         super().__init__(f"key {key} was changed by somebody else")
         self.key = key
+
+
+def error_for_code(code: str, message: str, *, hint: str | None = None) -> PilotError:
+    """Return the error that a daemon meant by its ``code``.
+
+    The class is the one that callers catch for this reason. Several classes may
+    share a code; then it is their common base. A code that only a newer daemon
+    knows gives a :class:`DaemonError`.
+    """
+    return _BY_CODE.get(code, DaemonError)(message, hint=hint)
+
+
+_BY_CODE: Final[dict[str, type[PilotError]]] = {
+    kind.code: kind
+    for kind in (
+        PilotError,
+        InvalidArgument,
+        NotFound,
+        AlreadyExists,
+        PermissionDenied,
+        TrustRequired,
+        AuthRequired,
+        # Not its base Unavailable: a refusal to connect is what this code means.
+        ConnectionFailed,
+        NotRunning,
+        TimedOut,
+        NotSupported,
+    )
+}

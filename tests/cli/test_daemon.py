@@ -103,6 +103,7 @@ def test_every_official_flag_is_accepted() -> None:
     assert read.host.networks == (NetworkToJoin("1"), NetworkToJoin("2"))
     assert read.host.services_off == {7, 1001, 1002}
     assert {"telemetry-url", "motd-feed-url", "no-skillinject"} <= set(read.ignored)
+    assert {"webhook", "webhook-secret"} <= set(read.ignored)
     assert read.log_format == "json"
 
 

@@ -68,7 +68,7 @@ def test_connections(shell: Shell) -> None:
     assert "0:0000.0000.0007:7" in shell.play(frames, "connections").stdout
 
 
-@pytest.mark.parametrize("text", ["abc", "-1", "4294967296", "9" * 40])
+@pytest.mark.parametrize("text", ["abc", "-1", "4294967296", "9" * 40, f"{9**12:024}"])
 def test_connection_number_is_checked(shell: Shell, text: str) -> None:
     error = shell.run("--json", "disconnect", text).error
     assert error["message"].startswith("invalid connection ID: ")

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pilotfleet.client import streams
-from pilotfleet.client.daemon import MAX_DATAGRAMS, DaemonClient, default_socket_path
+from pilotfleet.client.daemon import MAX_DATAGRAMS, DaemonClient
 from pilotfleet.errors import (
     Closed,
     ConnectionFailed,
@@ -421,13 +421,6 @@ def test_garbage_ends_the_connection_or_means_nothing(
             await client.wait_closed()
 
     asyncio.run(run())
-
-
-def test_the_default_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
-    assert default_socket_path() == "/tmp/pilot.sock"
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
-    assert default_socket_path() == "/run/user/7/pilot.sock"
 
 
 # Against our own daemon

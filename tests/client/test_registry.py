@@ -310,6 +310,21 @@ async def test_registration_without_its_fields_is_an_error(answer: Any) -> None:
             await client.register(ALICE, "127.0.0.1:1")
 
 
+@pytest.mark.parametrize("age", ["old", [1], -1, 1 << 40])
+async def test_key_age_that_is_none_is_left_out(age: Any) -> None:
+    answer = {"type": "resolve_ok", "node_id": 2, "key_age_days": age}
+    async with scripted(lambda _: answer) as registry, client_of(registry) as client:
+        assert (await client.resolve(ALICE, 1, 2)).key_age_days == 0
+
+
+@pytest.mark.parametrize("network", [None, "1", 1 << 16])
+async def test_network_without_its_number_is_an_error(network: Any) -> None:
+    answer = {"type": "create_network_ok", "network_id": network}
+    async with scripted(lambda _: answer) as registry, client_of(registry) as client:
+        with pytest.raises(ProtocolError, match="no network_id"):
+            await client.create_network(1, "fleet", admin_token="secret")
+
+
 # All helpers against our own registry
 
 

@@ -7,14 +7,21 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.programs import BIN, World, world
+from tests.fleet.support import (
+    fleet_run,
+    processes_with_argument,
+    read_results,
+    wait_for_command,
+    write_spec,
+    write_tasks,
+)
+from tests.support.programs import World, world
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,46 +38,6 @@ def net() -> Iterator[World]:
         yield made
 
 
-def write_spec(net: World, command: str, *, count: int = WORKERS) -> Path:
-    spec = net.home / "fleet.toml"
-    spec.write_text(f"[workers]\ncount = {count}\nexec = {json.dumps(command)}\n")
-    return spec
-
-
-def write_tasks(net: World, texts: dict[str, str]) -> Path:
-    path = net.home / "tasks.jsonl"
-    lines = (json.dumps({"id": key, "task": text}) for key, text in texts.items())
-    path.write_text("".join(f"{line}\n" for line in lines))
-    return path
-
-
-def fleet_run(
-    net: World, spec: Path, tasks: Path
-) -> tuple[subprocess.Popen[str], Path]:
-    results = net.home / "results.jsonl"
-    run = subprocess.Popen(
-        [
-            *(BIN / "pilotctl", "fleet", "run", spec, "--json"),
-            *("--tasks", tasks, "--results", results),
-            *("--home", net.home / "fleet"),
-        ],
-        env=net.environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    return run, results
-
-
-def read_results(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the result lines by ID; none may come twice."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    results = {line["id"]: line for line in lines}
-    assert len(results) == len(lines)
-    return results
-
-
 def assert_digests(results: dict[str, dict[str, Any]], texts: dict[str, str]) -> None:
     assert results.keys() == texts.keys()
     for key, text in texts.items():
@@ -81,7 +48,9 @@ def assert_digests(results: dict[str, dict[str, Any]], texts: dict[str, str]) ->
 
 def test_a_thousand_tasks_give_a_thousand_correct_results(net: World) -> None:
     texts = {f"t{number}": f"text of task {number}" for number in range(TASKS)}
-    run, path = fleet_run(net, write_spec(net, "sha256sum"), write_tasks(net, texts))
+    run, path = fleet_run(
+        net, write_spec(net, "sha256sum", count=WORKERS), write_tasks(net, texts)
+    )
     stdout, stderr = run.communicate()
     assert run.returncode == 0, stderr
     results = read_results(path)
@@ -100,7 +69,7 @@ def test_killed_commands_are_run_again_elsewhere(net: World) -> None:
     script = net.home / "slow-digest.sh"
     script.write_text("sleep 0.1\nexec sha256sum\n")
     texts = {f"t{number}": f"text of task {number}" for number in range(TASKS)}
-    spec = write_spec(net, f"sh {script}")
+    spec = write_spec(net, f"sh {script}", count=WORKERS)
     run, path = fleet_run(net, spec, write_tasks(net, texts))
     ended = threading.Event()
     killed: list[int] = []
@@ -166,40 +135,6 @@ def test_interrupt_leaves_no_process_behind(net: World) -> None:
     assert run.returncode == 130
     assert "Traceback" not in stderr
     assert processes_with_argument(str(net.home)) == []
-
-
-def wait_for_command(run: subprocess.Popen[str], command: str) -> None:
-    """Return once a process below ``run`` has this command line."""
-    for _ in range(1_000):
-        for pid in children_of(run.pid):
-            with contextlib.suppress(OSError):
-                if command in Path(f"/proc/{pid}/cmdline").read_text():
-                    return
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            run.wait(0.03)
-            raise AssertionError("fleet run ended")
-    raise AssertionError(f"{command!r} was never started")
-
-
-def processes_with_argument(text: str) -> list[int]:
-    """Return every process that names ``text`` on its command line."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                if text in (entry / "cmdline").read_text():
-                    found.append(int(entry.name))
-    return found
-
-
-def children_of(pid: int) -> list[int]:
-    """Return every process below ``pid``."""
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for child in task.read_text().split():
-                found += [int(child), *children_of(int(child))]
-    return found
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,8 @@ def test_whole_specification_is_read(tmp_path: Path) -> None:
     assert spec.fleet.pattern is Pattern.HUB_AND_SPOKE
     assert spec.fleet.rendezvous == "10.0.0.1:9000"
     assert spec.stagger_s == 90
-    assert spec.workers.names == ["worker-1", "worker-2", "worker-3"]
+    assert spec.workers.count == 3
+    assert spec.prefix == "batch-worker-"
     assert spec.workers.tags == ("worker", "text")
 
 
@@ -46,6 +47,12 @@ def test_only_the_command_is_required(tmp_path: Path) -> None:
     spec = load_spec(write(tmp_path, '[workers]\nexec = "cat"'))
     assert spec.fleet.rendezvous == EMBEDDED
     assert spec.workers.count == 1
+    assert spec.prefix == "worker-"
+
+
+def test_prefix_of_the_specification_comes_first(tmp_path: Path) -> None:
+    text = '[fleet]\nrendezvous = "h:1"\n[workers]\nexec = "cat"\nprefix = "w"'
+    assert load_spec(write(tmp_path, text)).prefix == "w"
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,15 @@ from pilotfleet.errors import (
     ConfigError,
     ConnectionReset,
     InvalidArgument,
+    NotFound,
     PermissionDenied,
     StorageError,
     TimedOut,
     Unavailable,
 )
-from pilotfleet.node import reactions
+from pilotfleet.node import reactions, registration
 from pilotfleet.node.config import HostConfig, NetworkToJoin
+from pilotfleet.node.engine import MAX_PATH_ERRORS
 from pilotfleet.node.filelimit import require_open_files
 from pilotfleet.node.host import Host
 from pilotfleet.protocol.address import SocketAddress
@@ -141,6 +143,45 @@ async def test_a_trusted_peer_that_is_gone_is_no_reason_to_register_again(
             lambda: host.registrar.heartbeats >= beats + 2, what="heartbeats"
         )
         assert host.registrar.registrations == before + 1
+
+
+async def test_a_registration_that_breaks_the_code_is_tried_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(registration, "REGISTER_GUARD_S", 0.0)
+    async with Host(world.config("a", "alice")) as host:
+        announce, before = host.registrar._announce, host.registrar.registrations
+
+        async def broken(*_: object) -> None:
+            monkeypatch.setattr(host.registrar, "_announce", announce)
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(host.registrar, "_announce", broken)
+        host.registrar.register_again(host.default_agent)
+        await eventually(
+            lambda: host.registrar.registrations > before, what="a new registration"
+        )
+    assert "heartbeat of alice failed" in caplog.text
+
+
+async def test_a_refusal_that_is_remembered_collects_no_traceback(world: World) -> None:
+    async with Host(world.config("a", "alice")) as host:
+        lengths = []
+        for _ in range(3):
+            with pytest.raises(NotFound) as caught:
+                await host.routing.find_path(host.default_agent, 999)
+            lengths.append(len(caught.traceback))
+        # The second and third come from memory, and through fewer functions.
+        assert lengths[0] >= lengths[1] == lengths[2]
+
+
+async def test_refusals_of_paths_are_bounded(world: World) -> None:
+    async with Host(world.config("a", "alice")) as host:
+        agent = host.default_agent
+        for peer in range(1000, 1000 + 2 * MAX_PATH_ERRORS):
+            agent.path_failed(peer, NotFound(f"node {peer}"))
+        assert agent._path_errors is not None
+        assert len(agent._path_errors) == MAX_PATH_ERRORS
 
 
 async def test_a_damaged_trust_file(world: World) -> None:

@@ -328,6 +328,23 @@ async def test_sqlite_file_is_private(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
+async def test_sqlite_goes_on_after_a_defect_in_a_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async with SqliteStore(tmp_path / "r.db") as store, asyncio.timeout(TIMEOUT_S):
+        await store.write([put("a")])
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "_decide", broken)
+            with pytest.raises(StorageError):
+                await store.write([put("b")])
+        await store.write([put("c")])
+        assert [entry.key for entry in await store.load()] == ["a", "c"]
+    assert "failed" in caplog.text
+
+
 async def test_sqlite_names_the_file_that_is_no_database(tmp_path: Path) -> None:
     path = tmp_path / "registry.db"
     path.write_bytes(b"this is not a database, and long enough to be sure" * 100)

@@ -376,6 +376,31 @@ async def test_publishing_refuses_what_cannot_work(world: Fixture) -> None:
         await publish(world.other, Event("t", b""), broker="hub")
 
 
+async def test_idle_connections_give_way_to_new_brokers() -> None:
+    fixture = Fixture(BrokerConfig(max_publishers=2))
+    brokers = [fixture.host.add(node, f"hub-{node}") for node in (11, 12, 13)]
+    publish, other = fixture.other_host.broker.publish, fixture.other
+    for broker in (*brokers[:2], brokers[0], brokers[2], brokers[0]):
+        await publish(other, Event("t", b""), broker=broker.hostname)
+        await settle()
+    # The second was not used for longest; the first kept its connection.
+    remotes = [stream.remote.address.node for stream in other.dialed]
+    assert remotes == [11, 12, 13]
+    assert [stream.other._is_ended for stream in other.dialed] == [False, True, False]
+    await fixture.other_host.aclose()
+    await fixture.host.aclose()
+
+
+async def test_busy_connections_do_not_give_way() -> None:
+    fixture = Fixture(BrokerConfig(max_publishers=1))
+    publish, other = fixture.other_host.broker.publish, fixture.other
+    await publish(other, Event("t", b""), broker="99", wait=False)
+    with pytest.raises(Busy, match="publishes to 1 brokers already"):
+        await publish(other, Event("t", b""), broker="hub")
+    await fixture.other_host.aclose()
+    await fixture.host.aclose()
+
+
 async def test_extension_publishes_for_a_local_program(world: Fixture) -> None:
     subscriber = await world.client("*")
     handler = world.other_host.broker.extensions()["publish"]

@@ -12,7 +12,13 @@ from typing import Final, NamedTuple
 from pilotfleet.cli.durations import parse_duration
 from pilotfleet.errors import InvalidArgument
 
-__all__ = ["Arguments", "Invocation", "parse_arguments", "parse_invocation"]
+__all__ = [
+    "Arguments",
+    "Invocation",
+    "parse_arguments",
+    "parse_invocation",
+    "read_number",
+]
 
 _NUMBER_CHARACTERS: Final = frozenset("0123456789.")
 _JSON: Final = frozenset(["--json", "-json"])
@@ -99,6 +105,12 @@ class Arguments:
         return parse_duration(
             self.text(name), f"--{name}", allow_negative=allow_negative
         )
+
+
+def read_number(text: str, maximum: int) -> int | None:
+    """Return the number that a text of digits states, None for any other text."""
+    valid = text.isascii() and text.isdigit() and len(text) <= _MAX_INTEGER_DIGITS
+    return int(text) if valid and int(text) <= maximum else None
 
 
 def parse_invocation(tokens: list[str]) -> Invocation:

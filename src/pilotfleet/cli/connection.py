@@ -25,6 +25,7 @@ from pilotfleet.errors import (
     NotSupported,
     PilotError,
     TimedOut,
+    error_for_code,
 )
 from pilotfleet.protocol.ipc.commands import (
     REPLIES,
@@ -158,7 +159,7 @@ class Daemon:
 
         Raises:
             NotSupported: The daemon is an official one, or too old.
-            PilotError: The daemon refused.
+            PilotError: What the operation raised, by its code.
         """
         self._calls += 1
         request = {**parameters, "id": self._calls, "op": op}
@@ -375,12 +376,9 @@ def _decode_object(body: bytes) -> dict[str, Any]:
 
 def _refusal(failure: dict[str, Any]) -> PilotError:
     """Return the error that an extension reply carries."""
-    code = str(failure.get("code", ""))
     hint = failure.get("hint")
-    # One class per code: the output shows the code, and nothing else is needed.
-    kind = type("Refused", (DaemonError,), {"code": code or "internal"})
-    error: PilotError = kind(
+    return error_for_code(
+        str(failure.get("code", "internal")),
         str(failure.get("message", "refused")),
         hint=hint if isinstance(hint, str) else None,
     )
-    return error

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import json
 import logging
 import os
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pilotfleet.cli import programs
 from pilotfleet.cli.daemonflags import DaemonOptions, read_options
 from pilotfleet.cli.logs import configure_logging
-from pilotfleet.errors import AlreadyExists, PilotError, StorageError
+from pilotfleet.cli.serving import (
+    fast_loop,
+    run_program,
+    settle_memory,
+    write_ready_file,
+)
+from pilotfleet.errors import AlreadyExists
 from pilotfleet.node.home import make_folder
 
 if TYPE_CHECKING:
@@ -34,11 +38,7 @@ logger = logging.getLogger(__name__)
 HostOpener: TypeAlias = "Callable[[HostConfig], AbstractAsyncContextManager[Host]]"
 """Starts a host with services on it, and stops it when left."""
 
-EXIT_FAILED: Final = 1
-EXIT_INTERRUPTED: Final = 130
 PROBE_S: Final = 0.5
-GC_THRESHOLD: Final = (20_000, 20, 50)
-"""Fewer collections: agents are many objects that live as long as the process."""
 
 
 def main(
@@ -50,25 +50,21 @@ def main(
         argv: The arguments without the program's name; None takes the process's.
         open_host: What to host with; None puts all built-in services on.
     """
-    try:
-        options = read_options(argv)
-        configure_logging(
-            options.log_level,
-            options.log_format,
-            max_bytes=options.log_max_bytes,
-            backups=options.log_backups,
-        )
-        for name in options.ignored:
-            logger.info("flag -%s has no effect here", name)
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(run_daemon(options, open_host or programs.open_host))
-    except PilotError as error:
-        hint = f"\nhint:  {error.hint}" if error.hint else ""
-        sys.stderr.write(f"error: {error}{hint}\n")
-        return EXIT_FAILED
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        return EXIT_INTERRUPTED
-    return 0
+    return run_program(lambda: _run(argv, open_host or programs.open_host))
+
+
+def _run(argv: Sequence[str] | None, open_host: HostOpener) -> None:
+    options = read_options(argv)
+    configure_logging(
+        options.log_level,
+        options.log_format,
+        max_bytes=options.log_max_bytes,
+        backups=options.log_backups,
+    )
+    for name in options.ignored:
+        logger.info("flag -%s has no effect here", name)
+    with asyncio.Runner(loop_factory=fast_loop()) as runner:
+        runner.run(run_daemon(options, open_host))
 
 
 async def run_daemon(options: DaemonOptions, open_host: HostOpener) -> None:
@@ -94,20 +90,13 @@ async def run_daemon(options: DaemonOptions, open_host: HostOpener) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     async with open_host(options.host) as host:
-        _settle_memory()
-        _write_ready_file(options.ready_file, host)
+        settle_memory()
+        write_ready_file(options.ready_file, _describe(host))
         is_ready = True
         logger.info("ready: %d agents", len(host.agents))
         await stop.wait()
         logger.info("stopping")
     logger.info("stopped")
-
-
-def _settle_memory() -> None:
-    """Take what the start left behind out of the collector's way."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLD)
 
 
 def _check_socket(path: Path | None) -> None:
@@ -130,30 +119,13 @@ def _check_socket(path: Path | None) -> None:
     )
 
 
-def _write_ready_file(path: Path | None, host: Host) -> None:
-    """Write what a program that started this one waits for, all at once."""
-    if path is None:
-        return
-    state = {
+def _describe(host: Host) -> dict[str, Any]:
+    return {
         "pid": os.getpid(),
         "socket": str(host.config.socket),
         "agents": len(host.by_node),
         "addresses": {name: str(a.address) for name, a in host.agents.items()},
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(state) + "\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # Not on every system; asyncio's own loop works.
-        return None
-    return uvloop.new_event_loop
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ _TEXTS: Final = """
     admin-token advertise-endpoint beacon config email endpoint hostname identity
     keepalive listen log-format log-level log-max-backups log-max-size
     max-conns-per-port max-conns-total networks owner registry registry-fingerprint
-    registry-trust socket time-wait webhook webhook-secret
+    registry-trust socket time-wait
     agent-prefix agent-sockets agents broker fleet home ready-file stagger
 """.split()  # noqa: SIM905 - a list of names is easier to read and to sort so.
 """Flags with a value; the last line are not of the official program."""
@@ -48,7 +48,7 @@ _SWITCHES: Final = """
 _IGNORED_TEXTS: Final = """
     compat-beacon idle-timeout motd-feed-url motd-interval pprof proxy proxy-cmd
     rekey-whitelist reply-whitelist sandbox-dir security-profile syn-rate-limit
-    syn-whitelist telemetry-url tls-trust transport
+    syn-whitelist telemetry-url tls-trust transport webhook webhook-secret
 """.split()  # noqa: SIM905
 """Of the vendor's cloud, or of parts of the reference that we do not have."""
 _IGNORED_SWITCHES: Final = """
@@ -63,7 +63,6 @@ ENVIRONMENT: Final = {
     "admin_token": "PILOT_ADMIN_TOKEN",
     "registry_trust": "PILOT_REGISTRY_TRUST",
     "registry_fingerprint": "PILOT_REGISTRY_FINGERPRINT",
-    "webhook_secret": "PILOT_WEBHOOK_SECRET",
     "broker": "PILOT_BROKER",
 }
 JOIN_TOKEN: Final = "PILOT_JOIN_TOKEN"
@@ -228,8 +227,6 @@ def _host_config(settings: _Settings, home: Path) -> HostConfig:
         services_off=frozenset(
             port for key, port in SERVICE_SWITCHES.items() if settings.switch(key)
         ),
-        webhook=settings.text("webhook"),
-        webhook_secret=settings.text("webhook_secret"),
         keepalive_s=settings.seconds("keepalive", DEFAULT_KEEPALIVE) or 60.0,
         time_wait_s=settings.seconds("time_wait", "10s"),
         max_connections_per_port=settings.number("max_conns_per_port", 1024),

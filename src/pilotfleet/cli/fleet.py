@@ -16,14 +16,21 @@ import msgspec
 from pilotfleet.cli.arguments import parse_arguments
 from pilotfleet.cli.fleetprogress import RunProgress
 from pilotfleet.cli.output import Output
+from pilotfleet.cli.settings import Settings
 from pilotfleet.client.daemon import DaemonClient
-from pilotfleet.errors import InvalidArgument, NotSupported, PilotError, StorageError
+from pilotfleet.errors import (
+    InvalidArgument,
+    NotSupported,
+    PilotError,
+    StorageError,
+    Unavailable,
+)
 from pilotfleet.fleet.healthwatch import HealthWatch
 from pilotfleet.fleet.launcher import Launcher
 from pilotfleet.fleet.orchestrator import Orchestrator, OrchestratorConfig
 from pilotfleet.fleet.retry import RetryPolicy
 from pilotfleet.fleet.schedule import ScheduleConfig
-from pilotfleet.fleet.spec import load_spec
+from pilotfleet.fleet.spec import EMBEDDED, load_spec
 from pilotfleet.fleet.taskfile import load_tasks
 
 if TYPE_CHECKING:
@@ -48,6 +55,8 @@ EXIT_FAILED: Final = 1
 EXIT_INTERRUPTED: Final = 130
 EXTRA_OPEN: Final = 1
 """Tasks given to a worker beyond those it runs, so that it never waits for one."""
+LAST_WORDS_S: Final = 2.0
+"""How long a program whose connection was lost may take to be seen to have ended."""
 LOST_ATTEMPTS: Final = RetryPolicy().max_attempts
 
 
@@ -80,11 +89,10 @@ def _run(words: Arguments, output: Output) -> int:
     spec = load_spec(Path(words.positional(1)))
     tasks = load_tasks(Path(words.text("tasks")))
     with contextlib.ExitStack() as stack:
+        _check_results(words)
         results = stack.enter_context(_open_results(Path(words.text("results"))))
-        home = (
-            Path(words.text("home")).absolute()
-            if words.has("home")
-            else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pilot-")))
+        home = _home(words, spec) or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="pilot-"))
         )
         progress = stack.enter_context(RunProgress(len(tasks), quiet=output.json))
         run = _Run(spec, tasks, home, results=results, progress=progress)
@@ -153,7 +161,11 @@ class _Run:
         watch = asyncio.ensure_future(fleet.watch())
         try:
             await asyncio.wait([work, watch], return_when=asyncio.FIRST_COMPLETED)
-            for task in (work, watch):
+            if work.done() and isinstance(work.exception(), Unavailable):
+                # A program that ends takes its connections with it, and its own last
+                # words say more than a lost connection.
+                await asyncio.wait([watch], timeout=LAST_WORDS_S)
+            for task in (watch, work):
                 if task.done():
                     task.result()
         finally:
@@ -195,7 +207,8 @@ class _Run:
         self._succeeded += result.status == "SUCCEEDED"
         self._retried += result.attempts > 1
         self._durations_ms.append(result.wall_ms)
-        self._workers.add(result.agent)
+        if result.agent:
+            self._workers.add(result.agent)
         line = {
             "id": result.id,
             "status": result.status,
@@ -204,10 +217,7 @@ class _Run:
             "attempts": result.attempts,
             "wall_ms": round(result.wall_ms, 1),
         }
-        try:
-            self._results.write(msgspec.json.encode(line) + b"\n")
-        except OSError as error:
-            raise StorageError(f"cannot write results: {error.strerror}") from error
+        _write(self._results, msgspec.json.encode(line) + b"\n")
         self._progress.advance(succeeded=result.status == "SUCCEEDED")
 
     def _summary(self, *, start_s: float, wall_s: float) -> dict[str, Any]:
@@ -242,6 +252,39 @@ def _open_results(path: Path) -> BinaryIO:
         raise InvalidArgument(
             f"cannot write result file {path}: {error.strerror}"
         ) from None
+
+
+def _write(results: BinaryIO, line: bytes) -> None:
+    """Write a whole line; a disk that is nearly full takes a part of it first."""
+    rest = memoryview(line)
+    try:
+        while rest:
+            rest = rest[results.write(rest) :]
+    except OSError as error:
+        raise StorageError(
+            f"cannot write result file {results.name}: {error.strerror}",
+            hint="the tasks whose results it holds are done; run the others again",
+        ) from None
+
+
+def _check_results(words: Arguments) -> None:
+    """Refuse to write results over the tasks they are of."""
+    tasks, results = Path(words.text("tasks")), Path(words.text("results"))
+    if results.exists() and results.samefile(tasks):
+        raise InvalidArgument(f"{results} is the task file; results need their own")
+
+
+def _home(words: Arguments, spec: FleetSpec) -> Path | None:
+    """Return where the fleet's files stay; None for nowhere.
+
+    At a rendezvous that runs on, names and the network belong to identities, so
+    the next run has to find them again.
+    """
+    if words.has("home"):
+        return Path(words.text("home")).absolute()
+    if spec.fleet.rendezvous == EMBEDDED:
+        return None
+    return Path(Settings().directory).absolute() / "fleets" / spec.fleet.name
 
 
 def _percentile(values: Sequence[float], share: float) -> float:

@@ -6,6 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from pilotfleet.cli.arguments import read_number
 from pilotfleet.cli.connection import Daemon, Deadline
 from pilotfleet.cli.failures import UsageError
 from pilotfleet.cli.settings import Settings
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Context", "parse_port"]
 
-MAX_NODE_DIGITS = 10
-
 
 def parse_port(text: str) -> int:
     """Read a port.
@@ -36,10 +35,10 @@ def parse_port(text: str) -> int:
     Raises:
         InvalidArgument: Not a number from 0 to 65535.
     """
-    valid = text.isascii() and text.isdigit() and len(text) <= 5
-    if not valid or int(text) > 0xFFFF:
+    port = read_number(text, 0xFFFF)
+    if port is None:
         raise InvalidArgument(f'invalid port "{text[:40]}": not a number up to 65535')
-    return int(text)
+    return port
 
 
 class Context:
@@ -170,7 +169,5 @@ def read_target(target: str) -> Address | None:
     try:
         return Address.parse(target)
     except DecodeError:
-        is_number = target.isascii() and target.isdigit()
-        if is_number and len(target) <= MAX_NODE_DIGITS and int(target) <= 0xFFFF_FFFF:
-            return Address(BACKBONE, int(target))
-        return None
+        node = read_number(target, 0xFFFF_FFFF)
+        return None if node is None else Address(BACKBONE, node)

@@ -273,13 +273,29 @@ def _spawn(
             )
         except OSError as error:
             raise _not_started(command[0], error) from error
-    _write_pid(settings, str(process.pid))
     path = os.path.join(settings.directory, f"pilot-{process.pid}.log")
-    os.replace(starting, path)
+    try:
+        _write_pid(settings, str(process.pid))
+        os.replace(starting, path)
+    except BaseException as error:
+        # Without its pid file nobody could find the daemon to stop it.
+        _end_child(process)
+        if isinstance(error, OSError):
+            raise _unwritable(path, error) from error
+        raise
     _remove(settings.log_path)
     with contextlib.suppress(OSError):
         os.symlink(os.path.basename(path), settings.log_path)
     return process, path
+
+
+def _end_child(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _wait_ready(

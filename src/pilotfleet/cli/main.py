@@ -20,7 +20,7 @@ from pilotfleet.errors import InvalidArgument, NotSupported, PilotError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import NoReturn, TextIO
+    from typing import TextIO
 
     from pilotfleet.cli.arguments import Arguments, Invocation
     from pilotfleet.cli.invocation import Context
@@ -159,8 +159,3 @@ def _print_help(stream: TextIO, code: int) -> int:
 
     stream.write(full_help() + "\n")
     return code
-
-
-def run() -> NoReturn:
-    """Run as a program."""
-    sys.exit(main())

@@ -6,6 +6,7 @@ import json
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
+from pilotfleet.cli.arguments import read_number
 from pilotfleet.cli.failures import UsageError
 from pilotfleet.cli.registry import ask_registry, without_endpoints
 from pilotfleet.errors import InvalidArgument, NotFound
@@ -281,12 +282,12 @@ def _net(arguments: Arguments) -> bytes:
 
 
 def _parse_network(text: str) -> int:
-    valid = text.isascii() and text.isdigit() and len(text) <= 5
-    if not valid or int(text) > 0xFFFF:
+    number = read_number(text, 0xFFFF)
+    if number is None:
         raise InvalidArgument(
             f'invalid network_id "{text[:40]}": not a number up to 65535'
         )
-    return int(text)
+    return number
 
 
 def _member(context: Context, arguments: Arguments) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from pilotfleet.cli.arguments import read_number
 from pilotfleet.cli.durations import format_duration
 from pilotfleet.cli.invocation import read_target
 from pilotfleet.cli.registry import ask_registry, without_endpoints
@@ -80,9 +81,9 @@ def disconnect(context: Context, arguments: Arguments) -> None:
     """Close one of the daemon's streams."""
     context.require(arguments, 1)
     text = arguments.positional(0)
-    if not (text.isascii() and text.isdigit()) or int(text[:12]) > 0xFFFF_FFFF:
+    number = read_number(text, 0xFFFF_FFFF)
+    if number is None:
         raise InvalidArgument(f'invalid connection ID: "{text[:40]}" is not a number')
-    number = int(text)
     context.daemon().request(Command.CLOSE, pack_connection(number))
     context.output.result({"conn_id": number}, f"disconnected {number}")
 

@@ -8,6 +8,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
+from pilotfleet.cli.arguments import read_number
 from pilotfleet.errors import (
     ConfigError,
     ConnectionFailed,
@@ -71,11 +72,12 @@ def ask_registry(context: Context, **request: Any) -> dict[str, Any]:
 
 
 def _connect(settings: Settings, address: str) -> socket.socket:
-    host, separator, port = address.rpartition(":")
-    if not separator or not port.isdigit() or int(port) > 0xFFFF:
+    host, separator, digits = address.rpartition(":")
+    port = read_number(digits, 0xFFFF)
+    if not separator or port is None:
         raise ConfigError(f'registry address "{address}" is not host:port')
     host = host.strip("[]") or "127.0.0.1"
-    connection = socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S)
+    connection = socket.create_connection((host, port), CONNECT_TIMEOUT_S)
     if settings.config.get("registry_tls") not in (True, "true"):
         return connection
     try:

@@ -7,8 +7,6 @@ do. The first SIGTERM or SIGINT stops in good order, the second one at once.
 from __future__ import annotations
 
 import asyncio
-import gc
-import json
 import logging
 import os
 import signal
@@ -21,12 +19,17 @@ import click
 import pilotfleet
 from pilotfleet.cli.durations import parse_duration
 from pilotfleet.cli.logs import configure_logging
+from pilotfleet.cli.serving import (
+    EXIT_INTERRUPTED,
+    fast_loop,
+    run_program,
+    settle_memory,
+    write_ready_file,
+)
 from pilotfleet.errors import (
     ConfigError,
     DecodeError,
     InvalidArgument,
-    PilotError,
-    StorageError,
 )
 from pilotfleet.protocol.registry.endpoints import parse_endpoint
 from pilotfleet.registry.beacon_table import BeaconConfig
@@ -45,10 +48,6 @@ __all__ = ["main"]
 logger = logging.getLogger(__name__)
 
 SYSTEM_STORE: Final = "/var/lib/pilot/registry.db"
-EXIT_FAILED: Final = 1
-EXIT_INTERRUPTED: Final = 130
-GC_THRESHOLD: Final = (20_000, 20, 50)
-"""Fewer collections: a directory is many objects that live long."""
 
 
 def _default_store() -> str:
@@ -97,26 +96,18 @@ def _option(name: str, text: str, **settings: Any) -> Callable[[Any], Any]:
 )
 def main(**flags: Any) -> None:
     """Run the registry, beacon and HTTP server of a fleet."""
-    sys.exit(_main(flags))
+    sys.exit(run_program(lambda: _run(flags)))
 
 
-def _main(flags: dict[str, Any]) -> int:
-    try:
-        configure_logging(flags["log_level"], flags["log_format"])
-        config = _read_config(flags)
-        ready_file = Path(flags["ready_file"]) if flags["ready_file"] else None
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_run(config, ready_file))
-    except PilotError as error:
-        hint = f"\nhint:  {error.hint}" if error.hint else ""
-        sys.stderr.write(f"error: {error}{hint}\n")
-        return EXIT_FAILED
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        return EXIT_INTERRUPTED
-    return 0
+def _run(flags: dict[str, Any]) -> None:
+    configure_logging(flags["log_level"], flags["log_format"])
+    config = _read_config(flags)
+    ready_file = Path(flags["ready_file"]) if flags["ready_file"] else None
+    with asyncio.Runner(loop_factory=fast_loop()) as runner:
+        runner.run(_serve(config, ready_file))
 
 
-async def _run(config: RendezvousConfig, ready_file: Path | None) -> None:
+async def _serve(config: RendezvousConfig, ready_file: Path | None) -> None:
     stop = asyncio.Event()
     task = asyncio.current_task()
     assert task is not None
@@ -136,11 +127,9 @@ async def _run(config: RendezvousConfig, ready_file: Path | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     async with Rendezvous(config) as rendezvous:
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLD)
+        settle_memory()
         addresses = rendezvous.addresses.as_text()
-        _write_ready_file(ready_file, addresses)
+        write_ready_file(ready_file, addresses)
         is_ready = True
         logger.info(
             "ready: registry %s, beacon %s, http %s, store %s, %d nodes",
@@ -220,29 +209,9 @@ def _tls(flags: dict[str, Any]) -> ssl.SSLContext | None:
     return tls.context
 
 
-def _write_ready_file(path: Path | None, addresses: dict[str, str]) -> None:
-    """Write what a program that started this one waits for, all at once."""
-    if path is None:
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(addresses) + "\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
-
-
 def _without_password(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     return scheme + separator + rest.rpartition("@")[2]
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # Not on every system; asyncio's own loop works.
-        return None
-    return uvloop.new_event_loop
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from pilotfleet.cli.arguments import read_number
 from pilotfleet.cli.connection import Deadline
 from pilotfleet.cli.durations import format_duration
 from pilotfleet.cli.failures import BroadcastFailed, BroadcastUsage
@@ -154,11 +155,12 @@ def broadcast(context: Context, arguments: Arguments) -> None:
         raise BroadcastUsage(f"usage: pilotctl {context.command} {context.usage}")
     token = context.settings.admin_token().encode()
     text, message = arguments.positionals[:2]
-    if not (text.isascii() and text.isdigit()) or int(text[:6]) > 0xFFFF:
+    network = read_number(text, 0xFFFF)
+    if network is None:
         raise BroadcastUsage(f'invalid network_id "{text[:40]}"')
     port = parse_port(arguments.text("port", str(DEFAULT_PORT)))
     data = encode(message)
-    header = struct.pack("!HHH", int(text), port, len(token))
+    header = struct.pack("!HHH", network, port, len(token))
     try:
         context.daemon().request(Command.BROADCAST, header + token + data)
     except DaemonError as error:

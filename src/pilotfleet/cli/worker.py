@@ -17,9 +17,10 @@ import click
 import pilotfleet
 from pilotfleet.cli.durations import parse_duration
 from pilotfleet.cli.logs import configure_logging
+from pilotfleet.cli.serving import run_program, write_ready_file
 from pilotfleet.cli.settings import default_socket
 from pilotfleet.client.daemon import DaemonClient
-from pilotfleet.errors import InvalidArgument, PilotError, StorageError
+from pilotfleet.errors import InvalidArgument
 from pilotfleet.fleet.worker.command import CommandRunner
 from pilotfleet.fleet.worker.identities import expand_names
 from pilotfleet.fleet.worker.runner import Worker, WorkerConfig
@@ -32,8 +33,6 @@ __all__ = ["main"]
 
 logger = logging.getLogger(__name__)
 
-EXIT_FAILED: Final = 1
-EXIT_INTERRUPTED: Final = 130
 PROCESSES_PER_CPU: Final = 8
 """Commands mostly wait, for a model or a disk."""
 
@@ -61,23 +60,16 @@ def _option(name: str, text: str, **settings: Any) -> Callable[[Any], Any]:
 @click.version_option(pilotfleet.__version__, message="pilotfleet %(version)s")
 def main(**flags: Any) -> None:
     """Serve the tasks of agents that a pilot-daemon hosts."""
-    sys.exit(_main(flags))
+    sys.exit(run_program(lambda: _run(flags)))
 
 
-def _main(flags: dict[str, Any]) -> int:
-    try:
-        configure_logging(flags["log_level"], flags["log_format"])
-        config = _read_config(flags)
-        runner = _read_command(flags)
-        # Not uvloop: it starts processes half as fast as asyncio's own loop.
-        asyncio.run(_run(config, runner, flags["tag"], flags["ready_file"]))
-    except PilotError as error:
-        hint = f"\nhint:  {error.hint}" if error.hint else ""
-        sys.stderr.write(f"error: {error}{hint}\n")
-        return EXIT_FAILED
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        return EXIT_INTERRUPTED
-    return 0
+def _run(flags: dict[str, Any]) -> None:
+    configure_logging(flags["log_level"], flags["log_format"])
+    config = _read_config(flags)
+    runner = _read_command(flags)
+    ready_file = Path(flags["ready_file"]) if flags["ready_file"] else None
+    # Not uvloop: it starts processes half as fast as asyncio's own loop.
+    asyncio.run(_serve(config, runner, flags["tag"], ready_file))
 
 
 def _read_config(flags: dict[str, Any]) -> WorkerConfig:
@@ -114,11 +106,11 @@ def _read_command(flags: dict[str, Any]) -> CommandRunner:
     return CommandRunner(command, timeout_s=timeout_s, folder=folder)
 
 
-async def _run(
+async def _serve(
     config: WorkerConfig,
     runner: CommandRunner,
     tags: Sequence[str],
-    ready_file: str,
+    ready_file: Path | None,
 ) -> None:
     """Serve until a signal; a second one ends the running commands at once."""
     stop = asyncio.Event()
@@ -134,8 +126,9 @@ async def _run(
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     for agent in config.agents if tags else ():
         await _set_tags(config.socket, agent, tags)
+    state = {"agents": len(config.agents)}
     worker = Worker(
-        config, runner.run, on_serving=lambda: _write_ready(ready_file, config)
+        config, runner.run, on_serving=lambda: write_ready_file(ready_file, state)
     )
     await worker.run(stop)
 
@@ -144,18 +137,6 @@ async def _set_tags(socket: Path, agent: str, tags: Sequence[str]) -> None:
     async with await DaemonClient.connect(socket) as client:
         await client.call("select-agent", name=agent)
         await client.request_json(Command.SET_TAGS, json.dumps(list(tags)).encode())
-
-
-def _write_ready(path: str, config: WorkerConfig) -> None:
-    """Write what a program that started this one waits for, all at once."""
-    if not path:
-        return
-    temporary = Path(f"{path}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps({"agents": len(config.agents)}) + "\n")
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _at_least_one(number: int, flag: str) -> int:

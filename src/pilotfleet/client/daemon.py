@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ["ClientListener", "ClientStream", "DaemonClient", "default_socket_path"]
+__all__ = ["ClientListener", "ClientStream", "DaemonClient"]
 
 DEFAULT_TIMEOUT_S: Final = 30.0
 """For Dial and Bind, as in the stock client."""
@@ -54,13 +53,6 @@ MAX_DATAGRAMS: Final = 256
 MAX_PUSHES: Final = 1024
 MAX_ACCEPTS: Final = 64
 """Streams accepted before their port's BindOK was seen."""
-
-
-def default_socket_path() -> str:
-    """Return where the daemon listens when nothing else is said."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    linux = os.uname().sysname == "Linux"
-    return f"{runtime}/pilot.sock" if linux and runtime else "/tmp/pilot.sock"
 
 
 class _Request:
@@ -258,12 +250,6 @@ class DaemonClient(asyncio.Protocol):
             else:
                 self._early_accepts.append(accepted)
         return listener
-
-    async def disconnect(self, connection: int) -> None:
-        """Close any stream of the daemon by its connection id."""
-        await self._send(
-            encode_frame(Command.CLOSE, commands.pack_connection(connection))
-        )
 
     # Datagrams
 

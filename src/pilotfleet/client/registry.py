@@ -24,7 +24,9 @@ from pilotfleet.protocol.registry.framing import encode_json_frame
 from pilotfleet.protocol.registry.messages import (
     decode_request,
     encode_message,
+    network_number,
     node_number,
+    number,
     text,
     texts,
 )
@@ -43,6 +45,8 @@ __all__ = ["Registration", "RegistryClient", "Resolution"]
 MAX_DEFERRALS: Final = 20
 """How often a request waits because the registry asks it to."""
 MAX_DEFERRAL_S: Final = 30.0
+MAX_KEY_AGE_DAYS: Final = 0xFFFF_FFFE
+"""What the binary form of the field can say."""
 PIPELINE: Final = "pipeline"
 
 
@@ -228,7 +232,7 @@ class RegistryClient:
             real_addr=text(reply, "real_addr"),
             relay_only=reply.get("relay_only") is True,
             lan_addrs=tuple(texts(reply, "lan_addrs")),
-            key_age_days=int(reply.get("key_age_days") or 0),
+            key_age_days=number(reply, "key_age_days", MAX_KEY_AGE_DAYS),
         )
 
     async def resolve_hostname(
@@ -351,7 +355,10 @@ class RegistryClient:
             "token": token,
             **fields,
         }
-        return int((await self.request(message))["network_id"])
+        network = network_number(await self.request(message))
+        if not network:
+            raise ProtocolError("the registry's reply has no network_id")
+        return network
 
     async def join_network(
         self, identity: Identity, node_id: int, network_id: int, *, token: str = ""

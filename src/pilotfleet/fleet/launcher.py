@@ -4,9 +4,6 @@ A hub-and-spoke fleet on one machine is: a rendezvous (unless one runs already),
 a daemon for the hub, a daemon that hosts all workers, and the worker program that
 runs their tasks. Hub and workers have daemons of their own, so that tasks really
 cross an encrypted tunnel between two processes.
-
-The agents share one private network with a join token. Members may resolve and
-dial each other without pairwise handshakes: n joins instead of n² handshakes.
 """
 
 from __future__ import annotations
@@ -17,11 +14,10 @@ import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
-import msgspec
-
 from pilotfleet.client.daemon import DaemonClient
 from pilotfleet.client.registry import RegistryClient
-from pilotfleet.errors import AuthRequired, ConfigError, RegistryError
+from pilotfleet.errors import AuthRequired, StorageError
+from pilotfleet.fleet.network import open_network, write_secret
 from pilotfleet.fleet.processes import ChildProcess
 from pilotfleet.fleet.spec import EMBEDDED
 from pilotfleet.protocol.ipc.commands import Command
@@ -31,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from pilotfleet.fleet.network import FleetNetwork
     from pilotfleet.fleet.spec import FleetSpec
     from pilotfleet.protocol.address import Endpoint
 
@@ -43,13 +40,6 @@ RENDEZVOUS_READY_S: Final = 30.0
 DAEMON_READY_S: Final = 30.0
 READY_PER_AGENT_S: Final = 0.05
 """Added to the limit for each hosted agent."""
-
-
-class _Network(msgspec.Struct, frozen=True):
-    """``network.json``: the fleet's private network. Holds a secret, so 0600."""
-
-    network_id: int
-    token: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +102,18 @@ class Launcher:
             await asyncio.gather(*waits, return_exceptions=True)
 
     async def _start(self) -> None:
-        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"cannot make the fleet's home {self.home}: {error.strerror}"
+            ) from None
         addresses = await self._start_rendezvous()
         self._progress(f"starting {self.hub_name}")
         await self._start_daemon(
             "hub", addresses, "--hostname", self.hub_name, socket=self.hub_socket
         )
-        network = await self._join_or_create_network(addresses)
+        network = await self._open_network(addresses)
         await self._start_workers(addresses, network)
 
     async def _stop(self) -> None:
@@ -134,7 +129,7 @@ class Launcher:
         self._progress("starting the rendezvous")
         token_file = self.home / "admin.token"
         if not token_file.exists():
-            _write_secret(token_file, secrets.token_hex(16).encode())
+            write_secret(token_file, secrets.token_hex(16).encode())
         child = await self._start_child(
             "rendezvous",
             "pilot-rendezvous",
@@ -167,13 +162,15 @@ class Launcher:
             DAEMON_READY_S + READY_PER_AGENT_S * agents + self.spec.stagger_s
         )
 
-    async def _start_workers(self, addresses: _Addresses, network: _Network) -> None:
+    async def _start_workers(
+        self, addresses: _Addresses, network: FleetNetwork
+    ) -> None:
         workers = self.spec.workers
         self._progress(f"starting {workers.count} workers")
         await self._start_daemon(
             "workers",
             addresses,
-            *("--agents", str(workers.count), "--agent-prefix", workers.prefix),
+            *("--agents", str(workers.count), "--agent-prefix", self.spec.prefix),
             *(flag for tag in workers.tags for flag in ("--tag", tag)),
             *("--join", str(network.network_id)),
             *("--stagger", self.spec.fleet.stagger),
@@ -184,9 +181,11 @@ class Launcher:
         child = await self._start_child(
             "worker",
             "openclaw-worker",
-            *("--ids", f"{workers.prefix}[1-{workers.count}]"),
+            *("--ids", f"{self.spec.prefix}[1-{workers.count}]"),
             *("--exec", workers.exec, "--concurrency", str(workers.concurrency)),
             *("--timeout", workers.timeout, "--socket", str(self.workers_socket)),
+            # A fleet is stopped when nobody waits for results any more.
+            *("--drain", "0s"),
         )
         await child.wait_ready(DAEMON_READY_S)
 
@@ -206,28 +205,18 @@ class Launcher:
         self._children.append(child)
         return child
 
-    async def _join_or_create_network(self, addresses: _Addresses) -> _Network:
+    async def _open_network(self, addresses: _Addresses) -> FleetNetwork:
         """Return the fleet's network, made by an earlier run or now by the hub."""
-        path = self.home / "network.json"
-        if path.exists():
-            return msgspec.json.decode(path.read_bytes(), type=_Network)
         async with await DaemonClient.connect(self.hub_socket) as hub:
             node_id = (await hub.request_json(Command.INFO))["node_id"]
-        token = secrets.token_hex(16)
         async with RegistryClient(_endpoint(addresses.registry)) as registry:
-            try:
-                network_id = await registry.create_network(
-                    node_id,
-                    self.spec.fleet.name,
-                    join_rule="token",
-                    token=token,
-                    admin_token=self._admin_token(),
-                )
-            except RegistryError as error:
-                raise _explain_network_error(error, self.spec.fleet.name) from None
-        network = _Network(network_id, token)
-        _write_secret(path, msgspec.json.encode(network))
-        return network
+            return await open_network(
+                self.home / "network.json",
+                self.spec.fleet.name,
+                registry=registry,
+                owner=node_id,
+                admin_token=self._admin_token,
+            )
 
     def _admin_token(self) -> str:
         if self.spec.fleet.rendezvous == EMBEDDED:
@@ -239,15 +228,6 @@ class Launcher:
                 hint="set PILOT_ADMIN_TOKEN to the rendezvous' admin token",
             )
         return token
-
-
-def _explain_network_error(error: RegistryError, name: str) -> Exception:
-    if "already exists" in str(error):
-        return ConfigError(
-            f"the rendezvous has a network {name!r} that this fleet did not make",
-            hint="choose another name in [fleet], or run with the --home of then",
-        )
-    return error
 
 
 def _beacon_beside(registry: str) -> str:
@@ -264,10 +244,3 @@ def _listen_address(addresses: _Addresses) -> str:
 def _endpoint(text: str) -> Endpoint:
     host, _, port = text.rpartition(":")
     return host.strip("[]"), int(port)
-
-
-def _write_secret(path: Path, content: bytes) -> None:
-    """Write a file that nobody else can read, from its first byte on."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(content)

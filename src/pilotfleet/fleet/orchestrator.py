@@ -47,6 +47,8 @@ MAX_CALLS: Final = 512
 """Calls to the daemon under way; its own bound is 1,024 a connection."""
 MAX_COLLECTED: Final = 500
 """Task ids in one call."""
+SETTLE_S: Final = 5.0
+"""How long the daemon may take at the end to hear what is not wanted any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ class Orchestrator:
         self._collected: list[str] = []
         self._own: str | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float | None = None
 
     @property
     def worker_count(self) -> int:
@@ -122,7 +125,7 @@ class Orchestrator:
             for helper in helpers:
                 if helper.done() and not helper.cancelled():
                     helper.result()
-            await self._flush_collected()
+            await self._settle()
         finally:
             await self._stop(helpers)
 
@@ -188,6 +191,18 @@ class Orchestrator:
         if not helper.cancelled() and helper.exception() is not None:
             self._results.put_nowait(None)
 
+    async def _settle(self) -> None:
+        """Let cancellations and collections under way reach the daemon.
+
+        It tells of the end of a cancelled attempt before it answers the call, so
+        what there is to collect is known when the calls are done.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_S):
+                while self._calls:
+                    await asyncio.wait(self._calls)
+                await self._flush_collected()
+
     async def _stop(self, helpers: Sequence[asyncio.Future[None]]) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -207,17 +222,22 @@ class Orchestrator:
         if self._has_all and not self._schedule.open_count:
             self._results.put_nowait(None)
             self._has_all = False
+        deadline = self._schedule.next_timer()
+        if deadline != self._timer_at:
+            self._arm(deadline)
+
+    def _arm(self, deadline: float | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        deadline = self._schedule.next_timer()
+        self._timer_at = deadline
         if deadline is not None:
             delay = max(0.0, deadline - self._clock())
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(delay, self._on_timer)
 
     def _on_timer(self) -> None:
-        self._timer = None
+        self._timer = self._timer_at = None
         self._schedule.handle_timer(self._clock())
         self._work()
 
@@ -306,8 +326,8 @@ class Orchestrator:
                 offset = answer.get("next_offset")
         except PilotError as error:
             reason = f"the result could not be fetched: {error}"
-            self._schedule.submit_failed(push["task_id"], reason, self._clock())
-            self._work()
+            lost = {**push, "status": "FAILED", "error": reason, "retryable": True}
+            self._apply(lost, "")
         else:
             self._apply(push, "".join(pieces))
 

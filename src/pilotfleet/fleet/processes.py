@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from pilotfleet.errors import NotRunning, TimedOut
+from pilotfleet.fleet.exitstatus import describe_exit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,10 +52,18 @@ class ChildProcess:
     """One program of the fleet, its log file and its ready file."""
 
     def __init__(
-        self, name: str, process: asyncio.subprocess.Process, home: Path
+        self,
+        name: str,
+        program: str,
+        process: asyncio.subprocess.Process,
+        *,
+        home: Path,
+        log_start: int,
     ) -> None:
-        self.name = name
+        self.title = program if name in program else f"{program} ({name})"
+        """What the process is called in messages."""
         self.log = _log_path(home, name)
+        self._log_start = log_start
         self._ready = _ready_path(home, name)
         self._process = process
 
@@ -69,6 +78,8 @@ class ChildProcess:
     ) -> ChildProcess:
         """Start ``arguments[0]``, one of our programs, with its log in ``home``.
 
+        ``name`` tells it from the other processes of the fleet, in file names too.
+
         It gets its own session: an interrupt typed at the terminal must reach the
         launcher alone, which then stops the programs in the right order.
         """
@@ -78,10 +89,11 @@ class ChildProcess:
             _log_path(home, name), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600
         )
         try:
+            log_start = os.fstat(log).st_size
             process = await _spawn(arguments, log, environment)
         finally:
             os.close(log)
-        return cls(name, process, home)
+        return cls(name, arguments[0], process, home=home, log_start=log_start)
 
     @staticmethod
     def ready_file(home: Path, name: str) -> Path:
@@ -113,7 +125,7 @@ class ChildProcess:
                     await asyncio.sleep(READY_POLL_S)
         except TimeoutError:
             raise TimedOut(
-                f"{self.name} was not ready after {timeout_s:g} s",
+                f"{self.title} was not ready after {timeout_s:g} s",
                 hint=f"its log is {self.log}",
             ) from None
         content: dict[str, Any] = msgspec.json.decode(self._ready.read_bytes())
@@ -142,11 +154,25 @@ class ChildProcess:
             await self._process.wait()
 
     def _ended(self) -> NotRunning:
+        status = self._process.returncode
+        assert status is not None
+        how = (
+            describe_exit(status) if status >= 0 else f"it was {describe_exit(status)}"
+        )
         return NotRunning(
-            f"{self.name} ended with status {self._process.returncode}: "
-            f"{_last_line(self.log)}",
+            f"{self.title} ended ({how}): {self._last_line()}",
             hint=f"its log is {self.log}",
         )
+
+    def _last_line(self) -> str:
+        """Return what this process said last; advice for a person does not count."""
+        with open(self.log, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(self._log_start, size - LOG_TAIL_BYTES))
+            text = file.read().decode(errors="replace")
+        lines = [line for line in text.splitlines() if line.strip()]
+        said = [line for line in lines if not line.startswith("hint:")]
+        return said[-1].strip() if said else "it said nothing"
 
 
 async def _spawn(
@@ -169,10 +195,3 @@ def _log_path(home: Path, name: str) -> Path:
 
 def _ready_path(home: Path, name: str) -> Path:
     return home / f"{name}.ready.json"
-
-
-def _last_line(log: Path) -> str:
-    with open(log, "rb") as file:
-        file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
-        lines = file.read().decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"

@@ -54,13 +54,15 @@ class Worker:
 class _Pool:
     """The workers that have certain tags, by level."""
 
-    __slots__ = ("levels", "tags", "waiting")
+    __slots__ = ("levels", "members", "tags", "waiting")
 
     def __init__(self, tags: Tags, concurrency: int) -> None:
         self.tags = tags
         self.levels: list[dict[str, Worker]] = [{} for _ in range(concurrency)]
-        self.waiting: deque[str] = deque()
-        """Tasks that wait for a worker of this pool."""
+        self.members = 0
+        """Workers that discovery shows, busy and resting ones included."""
+        self.waiting: deque[int] = deque()
+        """Numbers of the tasks that wait for a worker of this pool."""
 
     def put(self, worker: Worker) -> None:
         if worker.open < len(self.levels):
@@ -146,14 +148,25 @@ class Roster:
             pool.put(worker)
         return worker
 
-    def waiting(self, tags: Tags) -> deque[str]:
+    def is_carried(self, tags: Tags) -> bool:
+        """Return whether a worker with these tags is there, busy or not."""
+        return self._pool(tags).members > 0
+
+    def waiting(self, tags: Tags) -> deque[int]:
         """Return the queue of tasks that wait for a worker with these tags."""
         return self._pool(tags).waiting
 
     def waiting_pools(self, worker: Worker | None = None) -> list[Tags]:
-        """Return the tags for which tasks wait, of one worker or of all."""
+        """Return the tags for which tasks wait, of one worker or of all.
+
+        Those of the oldest task come first, so that none starves behind others that
+        the same worker could do.
+        """
         pools = self._pools.values() if worker is None else worker.pools
-        return [pool.tags for pool in pools if pool.waiting]
+        waiting = [pool for pool in pools if pool.waiting]
+        if len(waiting) > 1:
+            waiting.sort(key=lambda pool: pool.waiting[0])
+        return [pool.tags for pool in waiting]
 
     def _pool(self, tags: Tags) -> _Pool:
         pool = self._pools.get(tags)
@@ -164,6 +177,7 @@ class Roster:
             for worker in self._workers.values():
                 if not worker.is_gone and tags <= worker.info.tags:
                     worker.pools.append(pool)
+                    pool.members += 1
                     if not worker.rests_until:
                         pool.put(worker)
         return pool
@@ -177,6 +191,8 @@ class Roster:
         worker.pools = [
             pool for pool in self._pools.values() if pool.tags <= worker.info.tags
         ]
+        for pool in worker.pools:
+            pool.members += 1
         if worker.rests_until <= now:
             worker.rests_until = 0.0
             for pool in worker.pools:
@@ -185,6 +201,7 @@ class Roster:
     def _withdraw(self, worker: Worker) -> None:
         for pool in worker.pools:
             pool.take(worker)
+            pool.members -= 1
         worker.pools = []
 
     def _move(self, worker: Worker, count: int) -> None:

@@ -19,10 +19,11 @@ import heapq
 import random
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pilotfleet.fleet.retry import AttemptEnd, RetryPolicy
-from pilotfleet.fleet.roster import Roster, Tags, Worker, WorkerInfo
+from pilotfleet.fleet.roster import MAX_POOLS, Roster, Tags, Worker, WorkerInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,6 +44,10 @@ __all__ = [
 
 MAX_RETIRED: Final = 100_000
 """Finished attempts that are still recognised when they are heard of again."""
+MIN_TIMERS: Final = 1_024
+STALE_TIMERS_PER_ENTRY: Final = 4
+"""Timers of what has ended are tolerated up to this; then the heap is rebuilt."""
+UNREACHABLE: Final = "the worker cannot be reached"
 NO_WORKER: Final = "no worker took the task before its deadline"
 
 _ENDS: Final = {
@@ -66,6 +71,9 @@ class ScheduleConfig:
     """A task that takes longer, waiting included, fails."""
     attempt_limit_s: float | None = None
     """An attempt that takes longer counts as lost."""
+    unmatched_s: float = 30.0
+    """A task whose tags no worker carries for so long fails. Less gives up on workers
+    that only restart; more hides a misspelt tag for longer."""
     policy: RetryPolicy = field(default_factory=RetryPolicy)
 
 
@@ -138,13 +146,16 @@ class _Task:
         "is_waiting",
         "line",
         "live",
+        "number",
         "started",
         "tags",
         "tried",
     )
 
-    def __init__(self, line: TaskLine, now: float) -> None:
+    def __init__(self, line: TaskLine, number: int, now: float) -> None:
         self.line = line
+        self.number = number
+        """Ours: the ids of two tasks may be the same."""
         self.tags: Tags = frozenset(line.tags)
         self.started = now
         self.attempts = 0
@@ -155,6 +166,16 @@ class _Task:
         """Attempts that may still end well."""
         self.tried: set[str] = set()
         """Workers that lost it."""
+
+
+class _Timer(Enum):
+    """What is done when a time has come."""
+
+    DEADLINE = "deadline"
+    LIMIT = "limit"
+    RETRY = "retry"
+    REST = "rest"
+    UNMATCHED = "unmatched"
 
 
 class _Attempt:
@@ -183,14 +204,19 @@ class Schedule:
         rng: random.Random | None = None,
     ) -> None:
         self._config = config or ScheduleConfig()
-        self._run_key = hashlib.sha256(run_id.encode()).digest()
+        # Unlike that of any other run, and in the letters that a task id may have.
+        self._prefix = hashlib.blake2b(run_id.encode(), digest_size=16).hexdigest()
         self._rng = rng or random.Random()
         self._roster = Roster(concurrency=self._config.concurrency)
-        self._tasks: dict[str, _Task] = {}
+        self._tasks: dict[int, _Task] = {}
+        self._task_count = 0
         self._attempts: dict[str, _Attempt] = {}
         self._retired: OrderedDict[str, None] = OrderedDict()
-        self._timers: list[tuple[float, int, str, str]] = []
+        self._timers: list[tuple[float, int, _Timer, Any]] = []
         self._timer_count = 0
+        self._has_discovered = False
+        self._unmatched: dict[Tags, float] = {}
+        """Until when tasks wait for a worker with tags that none carries."""
         self._actions: deque[Action] = deque()
 
     @property
@@ -209,17 +235,20 @@ class Schedule:
         return len(self._roster)
 
     def add(self, line: TaskLine, now: float) -> None:
-        """Take on a task; its id is unlike that of any other open one."""
-        task = self._tasks[line.id] = _Task(line, now)
+        """Take on a task."""
+        self._task_count += 1
+        task = _Task(line, self._task_count, now)
+        self._tasks[task.number] = task
         if self._config.deadline_s is not None:
-            self._at(now + self._config.deadline_s, "deadline", line.id)
-        self._roster.waiting(task.tags).append(line.id)
+            self._at(now + self._config.deadline_s, _Timer.DEADLINE, task.number)
+        self._roster.waiting(task.tags).append(task.number)
         self._assign(task.tags, now)
 
     def set_workers(self, infos: Iterable[WorkerInfo], now: float) -> None:
         """Take over what discovery shows now."""
         self._roster.update(infos, now)
-        for tags in self._roster.waiting_pools():
+        self._has_discovered = True
+        for tags in [*self._unmatched, *self._roster.waiting_pools()]:
             self._assign(tags, now)
 
     def update(self, update: Update, now: float) -> None:
@@ -237,7 +266,9 @@ class Schedule:
             self._actions.append(Collect(update.wire_id))
             self._end(attempt, end, update.result, update.reason, now)
         elif not update.is_reachable:
-            self._suspect(attempt, "the worker cannot be reached", now)
+            # Try elsewhere, but take its result if it comes after all.
+            if attempt.counts:
+                self._end(attempt, AttemptEnd.LOST, "", UNREACHABLE, now)
         elif update.status == "EXECUTING":
             attempt.was_executing = True
         elif update.status == "ACCEPTED" and attempt.was_executing:
@@ -262,25 +293,40 @@ class Schedule:
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
         while self._timers and self._timers[0][0] <= now:
-            _, _, kind, name = heapq.heappop(self._timers)
-            match kind:
-                case "deadline":
-                    self._deadline(name, now)
-                case "limit":
-                    self._limit(name, now)
-                case "retry":
-                    self._retry(name, now)
-                case "rest":
-                    worker = self._roster.wake(name, now)
-                    self._freed(worker, now)
+            _, _, timer, key = heapq.heappop(self._timers)
+            match timer:
+                case _Timer.DEADLINE:
+                    self._deadline(key, now)
+                case _Timer.LIMIT:
+                    self._limit(key, now)
+                case _Timer.RETRY:
+                    self._retry(key, now)
+                case _Timer.REST:
+                    self._freed(self._roster.wake(key, now), now)
+                case _Timer.UNMATCHED:
+                    self._assign(key, now)
 
     def next_action(self) -> Action | None:
         """Return what the shell has to do next."""
         return self._actions.popleft() if self._actions else None
 
-    def _at(self, when: float, kind: str, name: str) -> None:
+    def _at(self, when: float, timer: _Timer, key: object) -> None:
+        entries = len(self._tasks) + len(self._attempts) + len(self._roster)
+        if len(self._timers) > MIN_TIMERS + STALE_TIMERS_PER_ENTRY * entries:
+            self._timers = [entry for entry in self._timers if self._is_due(*entry[2:])]
+            heapq.heapify(self._timers)
+        # The count keeps equal times from comparing keys.
         self._timer_count += 1
-        heapq.heappush(self._timers, (when, self._timer_count, kind, name))
+        heapq.heappush(self._timers, (when, self._timer_count, timer, key))
+
+    def _is_due(self, timer: _Timer, key: Any) -> bool:
+        """Return whether a timer still means something."""
+        match timer:
+            case _Timer.DEADLINE | _Timer.RETRY:
+                return key in self._tasks
+            case _Timer.LIMIT:
+                return key in self._attempts
+        return True
 
     def _assign(self, tags: Tags, now: float) -> None:
         """Give waiting tasks to workers while there are both."""
@@ -292,9 +338,31 @@ class Schedule:
                 continue
             worker = self._roster.choose(tags, task.tried)
             if worker is None:
-                return
+                break
             waiting.popleft()
             self._begin(task, worker, now)
+        if waiting or tags in self._unmatched:
+            self._check_match(tags, waiting, now)
+
+    def _check_match(self, tags: Tags, waiting: deque[int], now: float) -> None:
+        """Fail tasks that wait for a kind of worker that does not exist."""
+        if self._roster.is_carried(tags):
+            self._unmatched.pop(tags, None)
+            return
+        if not self._has_discovered:
+            return
+        until = self._unmatched.get(tags)
+        if until is None:
+            if len(self._unmatched) >= MAX_POOLS:
+                del self._unmatched[next(iter(self._unmatched))]
+            until = self._unmatched[tags] = now + self._config.unmatched_s
+            self._at(until, _Timer.UNMATCHED, tags)
+        if until <= now:
+            error = _no_worker_with(tags)
+            while waiting:
+                task = self._tasks.get(waiting.popleft())
+                if task is not None:
+                    self._finish(task, "FAILED", "", "", error, now)
 
     def _begin(self, task: _Task, worker: Worker, now: float) -> None:
         task.attempts += 1
@@ -305,14 +373,11 @@ class Schedule:
         task.live[wire_id] = attempt
         self._roster.begin(worker)
         if self._config.attempt_limit_s is not None:
-            self._at(now + self._config.attempt_limit_s, "limit", wire_id)
+            self._at(now + self._config.attempt_limit_s, _Timer.LIMIT, wire_id)
         self._actions.append(Submit(wire_id, attempt.address, task.line.task))
 
     def _wire_id(self, task: _Task) -> str:
-        digest = hashlib.blake2b(
-            task.line.id.encode(), key=self._run_key, digest_size=16
-        )
-        return f"{digest.hexdigest()}-{task.attempts}"
+        return f"{self._prefix}-{task.number}-{task.attempts}"
 
     def _end(
         self, attempt: _Attempt, end: AttemptEnd, result: str, reason: str, now: float
@@ -320,27 +385,25 @@ class Schedule:
         """Decide what an attempt's end means for its task and its worker."""
         task = attempt.task
         task.failed += end is AttemptEnd.FAILED
+        task.tried.add(attempt.address)
         self._free(attempt, end, now)
-        if task.line.id not in self._tasks:
+        if task.number not in self._tasks:
             return
+        # Another attempt is under way, or will be soon.
         is_busy = task.is_waiting or any(live.counts for live in task.live.values())
+        may_retry = self._config.policy.allows_another(
+            end, attempts=task.attempts, failed=task.failed
+        )
         if end is AttemptEnd.SUCCEEDED:
             self._finish(task, "SUCCEEDED", attempt.name, result, "", now)
-        elif is_busy and end is AttemptEnd.LOST:
-            return  # Another attempt is under way, or will be soon.
-        elif self._config.policy.allows_another(
-            end, attempts=task.attempts, failed=task.failed
-        ):
-            self._retry_later(task, attempt.address, now)
-        else:
-            self._finish(task, "FAILED", attempt.name, result, reason, now)
-
-    def _retry_later(self, task: _Task, tried: str, now: float) -> None:
-        task.tried.add(tried)
-        if not task.is_waiting:
+        elif is_busy and (may_retry or end is AttemptEnd.LOST):
+            return
+        elif may_retry:
             task.is_waiting = True
             pause = self._config.policy.pause_s(task.attempts, self._rng)
-            self._at(now + pause, "retry", task.line.id)
+            self._at(now + pause, _Timer.RETRY, task.number)
+        else:
+            self._finish(task, "FAILED", attempt.name, result, reason, now)
 
     def _free(self, attempt: _Attempt, end: AttemptEnd, now: float) -> None:
         """Give the attempt's place on its worker to somebody else."""
@@ -354,7 +417,7 @@ class Schedule:
             worker.losses += 1
             until = now + self._config.policy.rest_s(worker.losses, self._rng)
             self._roster.rest(worker, until)
-            self._at(until, "rest", attempt.address)
+            self._at(until, _Timer.REST, attempt.address)
         else:
             worker.losses = 0
             self._freed(worker, now)
@@ -363,16 +426,6 @@ class Schedule:
         if worker is not None:
             for tags in self._roster.waiting_pools(worker):
                 self._assign(tags, now)
-
-    def _suspect(self, attempt: _Attempt, reason: str, now: float) -> None:
-        """Try elsewhere, but take the attempt's result if it comes after all."""
-        if not attempt.counts:
-            return
-        live = attempt.task.live
-        live.pop(attempt.wire_id, None)
-        self._end(attempt, AttemptEnd.LOST, "", reason, now)
-        if attempt.task.line.id in self._tasks:
-            live[attempt.wire_id] = attempt
 
     def _drop(self, attempt: _Attempt, reason: str, now: float) -> None:
         """Try elsewhere and want nothing more of this attempt."""
@@ -389,7 +442,7 @@ class Schedule:
         error: str,
         now: float,
     ) -> None:
-        del self._tasks[task.line.id]
+        del self._tasks[task.number]
         for attempt in list(task.live.values()):
             self._retire(attempt)
             self._actions.append(Cancel(attempt.wire_id))
@@ -415,8 +468,8 @@ class Schedule:
         if len(self._retired) > MAX_RETIRED:
             self._retired.popitem(last=False)
 
-    def _deadline(self, task_id: str, now: float) -> None:
-        task = self._tasks.get(task_id)
+    def _deadline(self, number: int, now: float) -> None:
+        task = self._tasks.get(number)
         if task is None:
             return
         last = next(reversed(task.live.values()), None)
@@ -430,9 +483,16 @@ class Schedule:
             limit = self._config.attempt_limit_s
             self._drop(attempt, f"the worker took longer than {limit:g} s", now)
 
-    def _retry(self, task_id: str, now: float) -> None:
-        task = self._tasks.get(task_id)
+    def _retry(self, number: int, now: float) -> None:
+        task = self._tasks.get(number)
         if task is not None:
             # Before those that never had a turn: its turn has come once already.
-            self._roster.waiting(task.tags).appendleft(task_id)
+            self._roster.waiting(task.tags).appendleft(number)
             self._assign(task.tags, now)
+
+
+def _no_worker_with(tags: Tags) -> str:
+    if not tags:
+        return "there is no worker"
+    names = ", ".join(sorted(tags))
+    return f"no worker has the {'tag' if len(tags) == 1 else 'tags'} {names}"

@@ -33,6 +33,7 @@ __all__ = [
 EMBEDDED: Final = "embedded"
 """The value of ``rendezvous`` that makes the launcher start its own."""
 
+WORKER_PREFIX: Final = "worker-"
 MAX_WORKERS: Final = 100_000
 MAX_CONCURRENCY: Final = 1_000
 
@@ -66,8 +67,9 @@ class WorkersSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exec: str
     """The command: the task's text on stdin, the result on stdout."""
     count: Annotated[int, msgspec.Meta(ge=1, le=MAX_WORKERS)] = 1
-    prefix: str = "worker-"
-    """Agents are called prefix1, prefix2, … and found under these names."""
+    prefix: str = ""
+    """Agents are called prefix1, prefix2, … and found under these names. By default
+    ``worker-``, and behind the fleet's name where fleets share a rendezvous."""
     tags: tuple[str, ...] = ("worker",)
     concurrency: Annotated[int, msgspec.Meta(ge=1, le=MAX_CONCURRENCY)] = 1
     """Commands that one agent runs at the same time."""
@@ -76,17 +78,21 @@ class WorkersSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retry_failed: Annotated[int, msgspec.Meta(ge=0, le=100)] = 0
     """How often a task whose command exited non-zero is tried again."""
 
-    @property
-    def names(self) -> list[str]:
-        """The agents' names, in order."""
-        return [f"{self.prefix}{number}" for number in range(1, self.count + 1)]
-
 
 class FleetSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A whole specification."""
 
     workers: WorkersSection
     fleet: FleetSection = FleetSection()
+
+    @property
+    def prefix(self) -> str:
+        """What the names of the worker agents begin with."""
+        if self.workers.prefix:
+            return self.workers.prefix
+        if self.fleet.rendezvous == EMBEDDED:
+            return WORKER_PREFIX
+        return f"{self.fleet.name}-{WORKER_PREFIX}"
 
     @property
     def stagger_s(self) -> float:
@@ -138,7 +144,7 @@ def parse_duration(text: str, name: str) -> float:
 def _check(spec: FleetSpec) -> None:
     """Check what types alone cannot say."""
     check_hostname(spec.fleet.name)
-    check_hostname(spec.workers.names[-1])
+    check_hostname(f"{spec.prefix}{spec.workers.count}")
     if not normalise_tags(spec.workers.tags):
         raise ConfigError("workers.tags: at least one tag, or nobody finds them")
     _ = spec.stagger_s, spec.timeout_s

@@ -89,8 +89,6 @@ class HostConfig:
     trust_auto_approve: bool = False
     services_off: frozenset[int] = frozenset()
     """Ports of built-in services that shall not listen."""
-    webhook: str = ""
-    webhook_secret: str = field(default="", repr=False)
 
     keepalive_s: float = 60.0
     """Between heartbeats of one agent. The registry forgets an agent after half

@@ -41,6 +41,8 @@ __all__ = ["Engine"]
 
 logger = logging.getLogger(__name__)
 
+MAX_PATH_ERRORS = 256
+"""Refusals kept for dials that fail because of them."""
 _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}
 
 
@@ -155,6 +157,9 @@ class Engine(ABC):
         if self._path_errors is None:
             self._path_errors = {}
         self._path_errors[peer] = error
+        if len(self._path_errors) > MAX_PATH_ERRORS:
+            # Not every path is wanted by a dial that takes its error away.
+            del self._path_errors[next(iter(self._path_errors))]
         self.tunnels.path_failed(peer, self.host.now())
         self.mark_dirty()
 

@@ -80,11 +80,6 @@ class Gate:
             self._asking[key] = [on_answer]
             self._host.spawn(self._check_trust(agent, peer), name=f"trust of {peer}")
 
-    async def is_admitted(self, agent: Agent, peer: int) -> bool:
-        """Tell whether ``peer`` is admitted, asking the registry if need be."""
-        known = self.answer(agent, peer)
-        return await self._ask_registry(agent, peer) if known is None else known
-
     async def _check_trust(self, agent: Agent, peer: int) -> None:
         admitted = False
         try:

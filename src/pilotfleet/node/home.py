@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["load_or_create_identity", "lock_identity", "make_folder", "save_identity"]
+__all__ = [
+    "load_or_create_identity",
+    "lock_identity",
+    "make_folder",
+    "replace_file",
+    "save_identity",
+]
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _MAX_IDENTITY_FILE: Final = 64 * 1024
@@ -93,20 +99,32 @@ def save_identity(path: Path, identity: Identity) -> None:
     Raises:
         StorageError: The disk refuses; the old file is as it was.
     """
+    try:
+        # A key that a power failure takes away is a new node in the registry,
+        # without the trust and the name of the old one.
+        replace_file(path, identity.to_json())
+    except OSError as error:
+        raise _storage_error(f"cannot write identity {path}", error) from error
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace a file that only this user can read; afterwards it is on the disk.
+
+    Raises:
+        OSError: The disk refuses; the old file is as it was.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(identity.to_json())
+            file.write(data)
             file.flush()
-            # A key that a power failure takes away is a new node in the
-            # registry, without the trust and the name of the old one.
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except OSError:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        raise _storage_error(f"cannot write identity {path}", error) from error
+        raise
 
 
 def _load(path: Path) -> Identity:

@@ -5,9 +5,9 @@ one receive buffer, one random source, the built-in services, the IPC socket,
 and every task. What an agent does in its handlers is its own affair: an
 exception there is logged, and its neighbours go on.
 
-Shutdown has this order: no new local clients and no new streams; what was
-written is delivered, as long as ``drain_s`` allows; every stream ends; tasks are
-cancelled and awaited; sockets are closed.
+Shutdown has this order: no new stream is served; what was written is delivered,
+as long as ``drain_s`` allows; local clients are disconnected; tasks are cancelled
+and awaited; every stream that is left ends; sockets are closed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import os
 import random
 import socket
 import time
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pilotfleet.client.registry import RegistryClient
 from pilotfleet.errors import (
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from pilotfleet.node.trust import TrustService
     from pilotfleet.protocol.address import Endpoint
 
-__all__ = ["ExtensionHandler", "Host", "ServiceHandler", "Webhook"]
+__all__ = ["ExtensionHandler", "Host", "ServiceHandler"]
 
 logger = logging.getLogger(__name__)
 
@@ -78,13 +78,6 @@ PROGRESS_STEP: Final = 1000
 DRAIN_POLL_S: Final = 0.02
 
 
-class Webhook(Protocol):
-    """What the IPC server asks of the webhook service."""
-
-    async def set_url(self, agent: Agent, url: str) -> None:
-        """Send events of ``agent`` to ``url``; an empty one ends it."""
-
-
 class Host:
     """Runs agents. An async context manager: inside, they are registered.
 
@@ -101,7 +94,6 @@ class Host:
         self.extensions: dict[str, ExtensionHandler] = {}
         """IPC operations beyond the official ones (ipc 0x80)."""
         self.trust_service: TrustService | None = None
-        self.webhook: Webhook | None = None
         self.agents: dict[str, Agent] = {}
         self.by_node: dict[int, Agent] = {}
         self.on_progress: Callable[[int, int], None] = _log_progress

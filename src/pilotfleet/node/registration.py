@@ -340,7 +340,7 @@ class Registrar:
 
     async def _network_id(self, wanted: NetworkToJoin) -> int:
         """Return the number of a network that is given by number or name."""
-        if wanted.network.isdigit():
+        if wanted.network.isascii() and wanted.network.isdigit():
             return int(wanted.network)
         if wanted.network not in self._network_ids:
             answer = await self._host.registry.request({"type": "list_networks"})
@@ -375,7 +375,12 @@ class Registrar:
     async def _work(self) -> None:
         try:
             while self._due:
-                await self._serve(self._due.popleft())
+                member = self._due.popleft()
+                try:
+                    await self._serve(member)
+                except Exception:  # Nobody else would ever wake this agent again.
+                    logger.exception("heartbeat of %s failed", member.agent.name)
+                    self._schedule(member, self._next_pause(member))
         finally:
             self._workers -= 1
 

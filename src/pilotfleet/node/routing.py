@@ -95,7 +95,8 @@ class Routing:
             return path
         failure = self._failures.get(key, now)
         if failure is not None and now < failure.retry_at:
-            raise failure.error
+            # The same object each time: it must not collect a traceback of them all.
+            raise failure.error.with_traceback(None)
         task = self._asking.get(key)
         if task is None:
             task = self._host.spawn(
@@ -106,7 +107,7 @@ class Routing:
         # Others may wait for the same answer, so it outlives a cancelled one.
         answer = await asyncio.shield(task)
         if isinstance(answer, PilotError):
-            raise answer
+            raise answer.with_traceback(None)
         return answer
 
     def forget_path(self, agent: Agent, peer: int) -> None:

@@ -242,10 +242,6 @@ class Stream:
         """Return the row of ipc.md section 10.3."""
         return dict(self._connection.stats())
 
-    def grow_segments(self, size: int) -> None:
-        """Use segments of ``size`` bytes from now on."""
-        self._connection.segment_size = size
-
     # Called by the agent, from the events of the protocol core
 
     def on_opened(self) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import tempfile
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from pilotfleet.errors import ConfigError, StorageError
+from pilotfleet.node.home import replace_file
+from pilotfleet.transport.threads import run_blocking
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -245,7 +244,7 @@ class TrustWriter:
             version = store.version
             data = store.encode(wall=time.time())
             assert store.path is not None  # flush() asks before.
-            await asyncio.to_thread(_write_atomic, store.path, data)
+            await run_blocking(_write, store.path, data)
             store.saved_version = version
             if store.version == version:
                 self._dirty.pop(store, None)
@@ -253,20 +252,9 @@ class TrustWriter:
             del self._saves[store]
 
 
-def _write_atomic(path: Path, data: bytes) -> None:
-    """Replace ``path`` with ``data``, readable by the owner only."""
+def _write(path: Path, data: bytes) -> None:
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
+        replace_file(path, data)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import socket
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from pilotfleet.errors import DecodeError, StorageError
-from pilotfleet.protocol.registry.endpoints import format_endpoint, parse_endpoint
+from pilotfleet.protocol.registry.endpoints import (
+    format_endpoint,
+    is_private,
+    parse_endpoint,
+)
 from pilotfleet.registry.beacon import BeaconServer
 from pilotfleet.registry.beacon_table import BeaconConfig
 from pilotfleet.registry.directory.directory import Directory
@@ -36,15 +39,6 @@ logger = logging.getLogger(__name__)
 RESTART_S: Final = 1.0
 """Before a background task that failed is started again."""
 WILDCARDS: Final = frozenset({"", "0.0.0.0", "::"})
-PRIVATE: Final = tuple(
-    map(
-        ipaddress.ip_network,
-        (
-            *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8"),
-            *("169.254.0.0/16", "fc00::/7", "fe80::/10", "::1/128"),
-        ),
-    )
-)
 ELSEWHERE: Final = ("192.0.2.1", 9)
 """An address that is nobody's; asked for the way to it, nothing is sent."""
 
@@ -197,15 +191,9 @@ class Rendezvous:
             return None
         try:
             host, port = parse_endpoint(found.record.endpoint)
-            address = ipaddress.ip_address(host)
-        except (DecodeError, ValueError):
+        except DecodeError:
             return None
-        is_own = any(
-            address in network
-            for network in PRIVATE
-            if network.version == address.version
-        )
-        return (host, port) if is_own and port else None
+        return (host, port) if is_private(host) and port else None
 
 
 async def _supervise(name: str, run: Callable[[], Awaitable[None]]) -> None:

@@ -139,7 +139,7 @@ class RegistryServer:
         if self._sweeper is not None:
             self._sweeper.cancel()
         for session in self._sessions:
-            session.connection.pause()
+            session.stop_reading()
         tasks = [s.task for s in self._sessions if s.task is not None]
         try:
             if tasks:
@@ -171,6 +171,9 @@ class RegistryServer:
         self.stats.connections += 1
         self._sessions.add(session)
         self._empty.clear()
+        if self._server is None or not self._server.is_serving():
+            # Its TLS handshake had begun before the stop.
+            session.stop_reading()
 
     def _forget(self, session: Session) -> None:
         self._sessions.discard(session)

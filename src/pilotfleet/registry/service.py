@@ -10,6 +10,7 @@ step and never touch the store.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,7 +44,13 @@ if TYPE_CHECKING:
     from pilotfleet.registry.store.base import Store
     from pilotfleet.transport.clock import Clock
 
-__all__ = ["EXTENSIONS", "PeerContext", "RegistryService", "ServiceConfig"]
+__all__ = [
+    "EXTENSIONS",
+    "MESSAGE_TYPES",
+    "PeerContext",
+    "RegistryService",
+    "ServiceConfig",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +69,9 @@ _HANDLERS: Final[dict[str, Handler]] = {
     **listing.HANDLERS,
     **administration.HANDLERS,
 }
+
+MESSAGE_TYPES: Final = frozenset(_HANDLERS)
+"""Every type of JSON message that is answered."""
 
 
 class RegistryService:
@@ -200,7 +210,9 @@ class RegistryService:
 
     async def _watch(self) -> None:
         try:
-            async for entry in self._store.watch(self._committer.begin_watch()):
-                self._committer.follow(entry)
+            begin = self._committer.begin_watch()
+            async with contextlib.aclosing(self._store.watch(begin)) as entries:
+                async for entry in entries:
+                    self._committer.follow(entry)
         except StorageError as error:
             logger.warning("watch of the store was interrupted: %s", error)

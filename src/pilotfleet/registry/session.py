@@ -163,6 +163,7 @@ class Session:
     __slots__ = (
         "_decoder",
         "_handler",
+        "_is_stopping",
         "_limit",
         "_make_peer",
         "_on_closed",
@@ -197,6 +198,7 @@ class Session:
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._paused = False
+        self._is_stopping = False
         self.task: asyncio.Task[None] | None = None
         self.active_at = asyncio.get_running_loop().time()
         """Loop time when the last whole request came."""
@@ -207,9 +209,18 @@ class Session:
             on_opened=lambda _: on_opened(self),
         )
 
+    def stop_reading(self) -> None:
+        """Take no further requests; those that wait are still answered."""
+        self._is_stopping = True
+        self.connection.pause()
+
     def _on_frames(self, connection: FramedConnection, frames: list[bytes]) -> None:
         if self._peer is None:
             self._peer = self._make_peer(connection)
+        if self._is_stopping:
+            # TLS may hand on what it had received before the pause. The stop
+            # waits for the tasks that it has seen, and must see no new ones.
+            return
         self.active_at = connection.received_at
         self._waiting.extend(frames)
         self._waiting_bytes += sum(map(len, frames))
@@ -280,6 +291,8 @@ class Session:
             raise broken
 
     def _resume_if_room(self) -> None:
+        if self._is_stopping:
+            return
         few = len(self._waiting) < MAX_WAITING // 2
         if self._paused and few and self._waiting_bytes < MAX_WAITING_BYTES // 2:
             self._paused = False

@@ -196,15 +196,18 @@ class _Table:
         self, since: float, after: int, until_id: int
     ) -> list[tuple[int, str, bytes]]:
         """Return the next page of events."""
-        oldest = self._database.execute(
-            "SELECT min(id) FROM events WHERE wall >= ?", (since,)
-        ).fetchone()[0]
-        if oldest is None:
-            return []
+        if not after:
+            # Only the first page has to look for its beginning.
+            oldest = self._database.execute(
+                "SELECT min(id) FROM events WHERE wall >= ?", (since,)
+            ).fetchone()[0]
+            if oldest is None:
+                return []
+            after = oldest - 1
         return self._database.execute(
             "SELECT id, topic, payload FROM events"
-            " WHERE id >= ? AND id > ? AND id <= ? AND wall >= ? ORDER BY id LIMIT ?",
-            (oldest, after, until_id, since, REPLAY_PAGE),
+            " WHERE id > ? AND id <= ? AND wall >= ? ORDER BY id LIMIT ?",
+            (after, until_id, since, REPLAY_PAGE),
         ).fetchall()
 
     def _prune(self, count: int, size: int, *, newest: float) -> tuple[int, int]:

@@ -37,6 +37,7 @@ from pilotfleet.protocol.services.events import (
     decode_since,
     encode_event,
 )
+from pilotfleet.protocol.stream.gate import TokenBucket
 from pilotfleet.protocol.topics import TopicTrie
 from pilotfleet.services.publisher import BrokerConfig, FrameQueue, Publisher
 
@@ -56,6 +57,7 @@ STRANGER_RATE: Final = 100.0
 
 # Of our choosing.
 READ_SIZE: Final = 64 << 10
+MAX_NODE_DIGITS: Final = 10
 
 
 class EventBroker:
@@ -89,7 +91,8 @@ class EventBroker:
         self._topics: dict[int, TopicTrie[_Session]] = {}
         self._logs: dict[int, EventLog | None] = {}
         self._opening = asyncio.Lock()
-        self._publishers: dict[tuple[int, int], Publisher] = {}
+        self._publishers: dict[int, dict[int, Publisher]] = {}
+        """By agent and broker; those of an agent with the last used one at the end."""
         self.dropped = 0
         """Events that a subscriber was too slow for."""
         self.rate_limited = 0
@@ -191,11 +194,12 @@ class EventBroker:
                 session.queue(frame)
                 self.delivered += 1
 
-    def _bucket_for(self, agent: BrokerAgent, stream: BrokerStream) -> _TokenBucket:
+    def _bucket_for(self, agent: BrokerAgent, stream: BrokerStream) -> TokenBucket:
         node = stream.remote.address.node
         if node in self._host.by_node or self._is_member(agent, node):
-            return _TokenBucket(self._config.member_burst, self._config.member_rate)
-        return _TokenBucket(STRANGER_BURST, STRANGER_RATE)
+            config = self._config
+            return TokenBucket(config.member_burst, config.member_rate, self._clock())
+        return TokenBucket(STRANGER_BURST, STRANGER_RATE, self._clock())
 
     async def _log_of(self, agent: BrokerAgent) -> EventLog | None:
         if self._open_log is None:
@@ -252,7 +256,8 @@ class EventBroker:
         hosted = self._host.agents.get(name)
         if hosted is not None:
             return Address(BACKBONE, hosted.node_id)
-        if name.isascii() and name.isdigit() and int(name) <= 0xFFFF_FFFF:
+        is_number = name.isascii() and name.isdigit() and len(name) <= MAX_NODE_DIGITS
+        if is_number and int(name) <= 0xFFFF_FFFF:
             return Address(BACKBONE, int(name))
         try:
             return Address.parse(name)
@@ -261,15 +266,26 @@ class EventBroker:
             return Address.parse(str(answer.get("address", "")))
 
     def _publisher(self, agent: BrokerAgent, broker: Address) -> Publisher:
-        key = (agent.node_id, broker.node)
-        publisher = self._publishers.get(key)
+        mine = self._publishers.setdefault(agent.node_id, {})
+        publisher = mine.pop(broker.node, None)
         if publisher is None:
-            mine = sum(1 for node, _ in self._publishers if node == agent.node_id)
-            if mine >= self._config.max_publishers:
-                raise Busy(f"agent {agent.name} publishes to {mine} brokers already")
+            if len(mine) >= self._config.max_publishers:
+                self._end_idle_publisher(agent, mine)
             publisher = Publisher(self._host, agent, broker, self._config)
-            self._publishers[key] = publisher
+        mine[broker.node] = publisher
         return publisher
+
+    def _end_idle_publisher(
+        self, agent: BrokerAgent, mine: dict[int, Publisher]
+    ) -> None:
+        """Make room by ending the connection that was not used for longest."""
+        for node, publisher in mine.items():
+            if publisher.is_idle:
+                del mine[node]
+                name = f"end of publishing to node {node}"
+                self._host.spawn(publisher.aclose(), name=name)
+                return
+        raise Busy(f"agent {agent.name} publishes to {len(mine)} brokers already")
 
     async def _publish_request(
         self, session: object, agent: BrokerAgent, request: dict[str, Any]
@@ -288,35 +304,13 @@ class EventBroker:
         return {"topic": topic, "bytes": len(payload), "target": str(address)}
 
 
-class _TokenBucket:
-    """How much a publisher may send; full at first."""
-
-    __slots__ = ("_burst", "_checked_at", "_rate", "_tokens")
-
-    def __init__(self, burst: int, rate: float) -> None:
-        self._burst = burst
-        self._rate = rate
-        self._tokens = float(burst)
-        self._checked_at: float | None = None
-
-    def take(self, now: float) -> bool:
-        if self._checked_at is not None:
-            earned = (now - self._checked_at) * self._rate
-            self._tokens = min(self._burst, self._tokens + earned)
-        self._checked_at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
-
-
 class _Session:
     """One connection to the broker: its subscription and what waits for it."""
 
     __slots__ = ("_ended", "_frames", "_wake", "bucket", "stream", "topic")
 
     def __init__(
-        self, stream: BrokerStream, config: BrokerConfig, bucket: _TokenBucket
+        self, stream: BrokerStream, config: BrokerConfig, bucket: TokenBucket
     ) -> None:
         self.stream = stream
         self.bucket = bucket

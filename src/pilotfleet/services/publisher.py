@@ -116,7 +116,8 @@ class BrokerConfig:
     publish_timeout_s: float = 30.0
     """How long a publisher that wants to know waits for the broker."""
     max_publishers: int = 1024
-    """Brokers that the agents of this process publish to, together, per agent."""
+    """Brokers that one agent publishes to. Beyond it the connection that was not
+    used for longest gives way, unless events wait on all of them."""
 
 
 class FrameQueue:
@@ -185,6 +186,17 @@ class Publisher:
         self._stream: BrokerStream | None = None
         self._is_sending = False
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits to be written."""
+        return not self._is_sending and not self._frames
+
+    async def aclose(self) -> None:
+        """End the connection, if there is one."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            await stream.close()
 
     async def send(self, frame: bytes, *, wait: bool) -> None:
         """Queue a frame, and with ``wait`` return when it was written.

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
 
+    from pilotfleet.node.cache import ExpiringCache
+
 __all__ = ["LinkOwner", "LiveSession", "PeerLink", "TaskAgent", "TaskStream"]
 
 # Of our choosing.
@@ -97,10 +99,6 @@ class TaskAgent(Protocol):
     def name(self) -> str:
         """The agent's name on its host."""
 
-    @property
-    def node_id(self) -> int:
-        """Its number in the registry."""
-
     async def dial(
         self, remote: SocketAddress, *, timeout: float | None = None
     ) -> TaskStream:
@@ -134,6 +132,10 @@ class LinkOwner(Protocol):
     @property
     def dial_slots(self) -> asyncio.Semaphore:
         """Limits the dials of all links together."""
+
+    @property
+    def official_peers(self) -> ExpiringCache[int, bool]:
+        """Peers that have no port 1010."""
 
 
 class LiveSession:
@@ -183,11 +185,13 @@ class LiveSession:
             for task in done:
                 task.result()
             await self._stream.close()
+        except BaseException:
+            self._stream.abort()
+            raise
         finally:
             reader.cancel()
             writer.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
-            self._stream.abort()
             self._link.detach(self)
 
     async def _read(self) -> None:
@@ -255,7 +259,6 @@ class PeerLink:
         self._expected: set[str] = set()
         self._session: LiveSession | None = None
         self._is_connecting = False
-        self._official_until = 0.0
         self._failures = 0
 
     @property
@@ -299,7 +302,7 @@ class PeerLink:
         written to, and the other ends by its silence.
         """
         self._session = LiveSession(self._owner, self, stream)
-        self._official_until = 0.0
+        self._owner.official_peers.discard(self.peer)
         return self._session.run()
 
     def detach(self, session: LiveSession) -> None:
@@ -325,9 +328,7 @@ class PeerLink:
         while self._outbox and session.has_room:
             key = next(iter(self._outbox))
             record = self._outbox[key]
-            content = b""
-            if record.pending is Pending.RESULTS:
-                content = await self._owner.content(record)
+            content = await self._owner.content(record)
             self._outbox.pop(key, None)
             message = message_of(record, content)
             if message is not None and not session.is_in_flight(message):
@@ -376,11 +377,12 @@ class PeerLink:
         self._go()
 
     async def _deliver(self) -> None:
-        if self._owner.now() >= self._official_until:
+        officials = self._owner.official_peers
+        if not officials.get(self.peer, self._owner.now()):
             try:
                 stream = await self._dial(SESSION_PORT)
             except ConnectionRefused:
-                self._official_until = self._owner.now() + OFFICIAL_S
+                officials.put(self.peer, True, self._owner.now() + OFFICIAL_S)
             else:
                 name = f"task session {self.agent.name} to {self.peer}"
                 self._owner.spawn(self.start_session(stream), name=name)
@@ -413,7 +415,7 @@ class PeerLink:
         try:
             stream = await self._dial(TASK_PORT)
         except ConnectionRefused as error:
-            self._official_until = 0.0
+            self._owner.official_peers.discard(self.peer)
             raise NotSupported(f"node {self.peer} has no task service") from error
         try:
             async with asyncio.timeout(ANSWER_LIMIT_S):

@@ -10,15 +10,19 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from pilotfleet.errors import Busy, DecodeError, InvalidArgument, NotFound
-from pilotfleet.protocol.address import BACKBONE, Address
+from pilotfleet.errors import DecodeError, InvalidArgument, NotFound
+from pilotfleet.protocol.address import BACKBONE, BROADCAST_NODE, Address
 from pilotfleet.protocol.services.tasks import (
-    MAX_FILE_DATA,
+    ACCEPTED_STATUS,
     MAX_RESULT_TEXT,
+    MAX_SENT_FILE,
+    MAX_TEXT,
+    SubmitResponse,
     base_name,
     format_task_id,
 )
@@ -26,6 +30,7 @@ from pilotfleet.protocol.services.taskstate import Role, Status
 from pilotfleet.services.taskrecord import TaskKey, TaskRecord, rfc3339, task_row
 from pilotfleet.services.taskserving import MAX_CONCURRENCY
 from pilotfleet.services.tasksreceived import Outcome
+from pilotfleet.services.taskuploads import Uploads
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -41,7 +46,6 @@ MAX_REPLY: Final = 700_000
 """Bytes of rows in one reply: a frame of the socket holds 1 MiB."""
 PIECE: Final = 128 * 1024
 """Bytes of a result in one reply."""
-MAX_UNCOLLECTED: Final = 10_000
 
 _Wanted = TypeVar("_Wanted")
 
@@ -109,7 +113,7 @@ class TaskOperations:
 
     def __init__(self, service: TaskService) -> None:
         self._service = service
-        self._parts: dict[tuple[PushSession, str], bytearray] = {}
+        self._uploads = Uploads()
 
     def table(self) -> dict[str, Callable[..., Awaitable[dict[str, Any]]]]:
         """Return the operations by name."""
@@ -148,19 +152,18 @@ class TaskOperations:
             to_addr=str(Address(BACKBONE, peer)),
             description=wanted.task,
             created=now,
+            deliver_by=now + wanted.deliver_within_s,
         )
         if wanted.wait:
-            response = await self._service.submitted.submit_and_wait(record)
-            answer = response.status, response.message
+            answer = await self._service.submitted.submit_and_wait(record)
         else:
-            record.deliver_by = now + wanted.deliver_within_s
             await self._service.submitted.submit(record)
-            answer = 200, "queued"
+            answer = SubmitResponse(record.task_id, ACCEPTED_STATUS, "queued")
         return {
-            "task_id": record.task_id,
-            "status": answer[0],
-            "message": answer[1],
-            "accepted": answer[0] == 200,
+            "task_id": answer.task_id,
+            "status": answer.status,
+            "message": answer.message,
+            "accepted": answer.is_accepted,
         }
 
     async def accept(
@@ -177,7 +180,7 @@ class TaskOperations:
         """Decline a received task."""
         wanted = _read(params, _Decline)
         record = self._service.received.find(agent.name, wanted.task_id)
-        await self._service.received.decline(record, wanted.justification[:4096])
+        await self._service.received.decline(record, wanted.justification[:MAX_TEXT])
         answer = _answer(record, "Task declined")
         return {**answer, "justification": record.justification}
 
@@ -201,7 +204,7 @@ class TaskOperations:
         record = self._service.received.find(agent.name, wanted.task_id)
         content = self._content(session, wanted)
         name = base_name(wanted.filename) if wanted.filename else ""
-        limit = MAX_FILE_DATA if name else MAX_RESULT_TEXT
+        limit = MAX_SENT_FILE if name else MAX_RESULT_TEXT
         if len(content) > limit:
             raise InvalidArgument(f"results of {len(content)} bytes > {limit}")
         outcome = Outcome(content=content, filename=name)
@@ -289,17 +292,8 @@ class TaskOperations:
     ) -> dict[str, Any]:
         """Take a part of a result that does not fit one frame."""
         wanted = _read(params, _Part)
-        key = session, wanted.task_id
         data = _from_base64(wanted.data)
-        if sum(map(len, self._parts.values())) + len(data) > 4 * MAX_FILE_DATA:
-            raise Busy("too many results are being uploaded")
-        if key not in self._parts:
-            session.on_close(lambda: self._forget_parts(key))
-        buffer = self._parts.setdefault(key, bytearray())
-        if len(buffer) + len(data) > MAX_FILE_DATA:
-            raise InvalidArgument(f"results over {MAX_FILE_DATA} bytes")
-        buffer += data
-        return {"size": len(buffer)}
+        return {"size": self._uploads.add(session, wanted.task_id, data)}
 
     async def serve(
         self, session: PushSession, agent: Any, params: dict[str, Any]
@@ -327,14 +321,14 @@ class TaskOperations:
         """Take the outcome of an offered task. Durable when answered."""
         wanted = _read(params, _Finish)
         record = self._service.received.find(agent.name, wanted.task_id)
-        content = wanted.result.encode(errors="replace")
+        content = wanted.result.encode()
         if wanted.uploaded:
-            content = self._uploaded(session, wanted.task_id)
+            content = _as_text(self._uploads.take(session, wanted.task_id))
         if len(content) > MAX_RESULT_TEXT:
             raise InvalidArgument(f"result of {len(content)} bytes > {MAX_RESULT_TEXT}")
         outcome = Outcome(
             content=content,
-            error=wanted.error[:4096],
+            error=wanted.error[:MAX_TEXT],
             is_ok=wanted.ok,
             retryable=wanted.retryable,
             cpu_ms=min(max(wanted.cpu_ms, 0), 10**12),
@@ -358,12 +352,8 @@ class TaskOperations:
         self, session: PushSession, agent: Any, params: dict[str, Any]
     ) -> dict[str, Any]:
         """Push every change of this agent's submitted tasks."""
-        watchers = self._service.watchers
-        if watchers.add(agent.name, session):
-            records = await self._service.store.uncollected(agent.name, MAX_UNCOLLECTED)
-            for record in records:
-                content = await self._service.store.result(record.key) or b""
-                watchers.tell_one(agent.name, session, record, content)
+        if self._service.watchers.add(agent.name, session):
+            await self._service.push_uncollected(agent.name, session)
         return {"agent": agent.name}
 
     async def collect(
@@ -377,14 +367,14 @@ class TaskOperations:
 
     async def _resolve(self, agent: Any, target: str | int) -> int:
         """Return the node that an address, a number or a hostname means."""
+        if isinstance(target, str) and target.isascii() and target.isdigit():
+            target = int(target[:11])
         if isinstance(target, int):
+            if not 0 < target < BROADCAST_NODE:
+                raise InvalidArgument(f"{target} is not a node")
             return target
-        try:
+        with suppress(DecodeError):
             return Address.parse(target).node
-        except DecodeError:
-            pass
-        if target.isascii() and target.isdigit() and int(target) < 1 << 32:
-            return int(target)
         answer = await agent.resolve_hostname(target)
         node = answer.get("node_id")
         if not isinstance(node, int):
@@ -393,18 +383,13 @@ class TaskOperations:
 
     def _content(self, session: PushSession, wanted: _SendResults) -> bytes:
         if wanted.uploaded:
-            return self._uploaded(session, wanted.task_id)
+            content = self._uploads.take(session, wanted.task_id)
+            return content if wanted.filename else _as_text(content)
         if wanted.filename:
             return _from_base64(wanted.file_data)
         if wanted.results is None:
             raise InvalidArgument("either results or a file is required")
-        return wanted.results.encode(errors="replace")
-
-    def _forget_parts(self, key: tuple[PushSession, str]) -> None:
-        self._parts.pop(key, None)
-
-    def _uploaded(self, session: PushSession, task_id: str) -> bytes:
-        return bytes(self._parts.pop((session, task_id), b""))
+        return wanted.results.encode()
 
 
 def _read(params: dict[str, Any], kind: type[_Wanted]) -> _Wanted:
@@ -419,6 +404,11 @@ def _from_base64(text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidArgument(f"data is not base64: {error}") from None
+
+
+def _as_text(content: bytes) -> bytes:
+    """Return bytes as they will arrive: a frame holds text."""
+    return content.decode(errors="replace").encode()
 
 
 def _answer(record: TaskRecord, message: str) -> dict[str, Any]:

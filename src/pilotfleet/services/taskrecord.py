@@ -16,9 +16,11 @@ from pilotfleet.protocol.services.taskstate import (
     next_status,
 )
 
-__all__ = ["Pending", "TaskKey", "TaskRecord", "rfc3339", "task_row"]
+__all__ = ["LONGEST_S", "Pending", "TaskKey", "TaskRecord", "rfc3339", "task_row"]
 
 NEW_JUSTIFICATION: Final = "A new task was created"
+LONGEST_S: Final = 7 * 86_400.0
+"""A task that is older is given up on this side, so that none stays open for ever."""
 
 
 class TaskKey(NamedTuple):
@@ -61,7 +63,7 @@ class TaskRecord(msgspec.Struct):
     delivered: float = 0.0
     """When the worker's node said that it keeps the task (submitter's record)."""
     deliver_by: float = 0.0
-    """When the submitter gives up on delivering it; 0 = never."""
+    """When the submitter gives up on delivering it."""
     idle_ms: int = 0
     staged_ms: int = 0
     cpu_ms: int = 0

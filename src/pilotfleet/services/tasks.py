@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pilotfleet.errors import DecodeError, PilotError, StorageError
+from pilotfleet.node.cache import ExpiringCache
 from pilotfleet.protocol.address import Address
 from pilotfleet.protocol.services.tasks import (
     REJECTED_STATUS,
@@ -34,7 +35,7 @@ from pilotfleet.protocol.services.tasks import (
     TaskFrameDecoder,
     decode_message,
     encode_message,
-    task_id_of,
+    refusal_of,
 )
 from pilotfleet.protocol.services.taskstate import FINAL, Role
 from pilotfleet.services.taskgate import GateMode, TaskGate
@@ -46,13 +47,14 @@ from pilotfleet.services.tasksreceived import Received, received_record
 from pilotfleet.services.taskstore import Limits, TaskStore
 from pilotfleet.services.tasksubmitted import Submitted
 from pilotfleet.services.tasktable import Bounds, TaskTable
-from pilotfleet.services.taskwatch import Watchers
+from pilotfleet.services.taskwatch import Watchers, is_inline
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
     from pathlib import Path
 
     from pilotfleet.services.tasklink import TaskStream
+    from pilotfleet.services.taskserving import PushSession
 
 __all__ = ["TaskConfig", "TaskHost", "TaskService"]
 
@@ -67,6 +69,9 @@ RETRY_PUSH_S: Final = 0.2
 FRAME_LIMIT_S: Final = 60.0
 """For the one frame of a connection to port 1003."""
 MAX_DIALS: Final = 64
+MAX_OFFICIAL_PEERS: Final = 65_536
+MAX_UNCOLLECTED: Final = 10_000
+"""Results that a connection is told about when it begins to watch."""
 READ_SIZE: Final = 65_536
 
 
@@ -114,14 +119,22 @@ class TaskService:
         self.watchers = Watchers()
         self.gate = TaskGate(config.gate, clock=clock)
         self.dial_slots = asyncio.Semaphore(MAX_DIALS)
+        self.official_peers: ExpiringCache[int, bool] = ExpiringCache(
+            MAX_OFFICIAL_PEERS
+        )
         self._links: dict[tuple[str, int], PeerLink] = {}
         self._operations = TaskOperations(self)
         self._retry: asyncio.TimerHandle | None = None
         self._connect_parts()
 
     async def __aenter__(self) -> TaskService:
-        """Open the store. Agents may submit from here on; see :meth:`resume`."""
+        """Open the store and take over what an earlier run left in it.
+
+        From here on streams and local programs may come; see :meth:`resume`.
+        """
         await self.store.__aenter__()
+        records = await self.table.load()
+        self.received.load(r for r in records if r.role is Role.RECEIVED)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -134,15 +147,11 @@ class TaskService:
         await self.store.aclose()
 
     async def resume(self) -> None:
-        """Go on with what an earlier run left: call once, when agents can dial."""
-        for record in await self.table.load():
-            if record.role is Role.RECEIVED:
-                self.received.load(record)
-            if record.agent not in self._host.agents:
-                continue
+        """Tell peers what an earlier run left: call once, when agents can dial."""
+        for record in self.table:
             if record.pending is not Pending.NOTHING:
-                self._link(record.agent, record.peer).enqueue(record)
-            elif record.role is Role.SUBMITTED:
+                self._tell_peer(record)
+            elif record.role is Role.SUBMITTED and self.has_agent(record.agent):
                 self._link(record.agent, record.peer).expect(record.task_id)
         self._host.spawn(self._keep_house(), name="task limits")
 
@@ -163,6 +172,13 @@ class TaskService:
         kept = await self.store.tasks_of(agent, role, limit)
         return [self.table.find(agent, role, r.task_id) or r for r in kept]
 
+    async def push_uncollected(self, agent: str, session: PushSession) -> None:
+        """Tell a connection that begins to watch which results wait for somebody."""
+        for record in await self.store.uncollected(agent, MAX_UNCOLLECTED):
+            content = await self.store.result(record.key) if is_inline(record) else None
+            self.watchers.tell_one(agent, session, record, content or b"")
+        self._retry_pushes()
+
     # Inbound streams
 
     async def handle_official(self, agent: Any, stream: TaskStream) -> None:
@@ -173,10 +189,13 @@ class TaskService:
                 answer = frame and await self._answer_official(agent, stream, *frame)
                 if answer:
                     await stream.write(encode_message(answer))
-        except (DecodeError, TimeoutError) as error:
+        except DecodeError as error:
             logger.debug("task frame from %s: %s", stream.remote, error)
-        finally:
-            await stream.close()
+        except BaseException:
+            # A clean end would tell the peer that its frame was taken.
+            stream.abort()
+            raise
+        await stream.close()
 
     async def handle_session(self, agent: Any, stream: TaskStream) -> None:
         """Serve a task session that a peer opened on port 1010."""
@@ -189,10 +208,10 @@ class TaskService:
         try:
             message = decode_message(frame_type, body)
         except DecodeError as error:
-            task_id = task_id_of(frame_type, body)
-            if frame_type != FrameType.SUBMIT or task_id is None:
+            refusal = refusal_of(frame_type, body, str(error))
+            if refusal is None:
                 raise
-            return SubmitResponse(task_id[:64], REJECTED_STATUS, str(error))
+            return refusal
         if not isinstance(message, Submit | StatusUpdate | Results):
             raise DecodeError(f"task frame of type {frame_type} on port {TASK_PORT}")
         answer = await self.receive(agent.name, stream.remote.address.node, message)
@@ -210,12 +229,9 @@ class TaskService:
             case Submit():
                 return await self._receive_submission(agent, peer, message)
             case SubmitResponse():
-                self.submitted.take_response(agent, peer, message)
-                self._watch_peer(agent, peer, message)
+                return self._receive_response(agent, peer, message)
             case StatusUpdate():
-                done = self.submitted.take_status(agent, peer, message)
-                if done is not None and message.status in FINAL:
-                    await asyncio.shield(done)
+                await self.submitted.take_status(agent, peer, message)
                 if message.status in FINAL:
                     return Ack(message.task_id, FrameType.STATUS_UPDATE)
             case Results():
@@ -268,7 +284,9 @@ class TaskService:
         return link
 
     def _tell_peer(self, record: TaskRecord) -> None:
-        self._link(record.agent, record.peer).enqueue(record)
+        # The store may know agents that this run of the daemon does not host.
+        if self.has_agent(record.agent):
+            self._link(record.agent, record.peer).enqueue(record)
 
     def _notice(self, record: TaskRecord) -> None:
         self._link(record.agent, record.peer).notice(record)
@@ -278,10 +296,18 @@ class TaskService:
         if link is not None:
             link.settle(record)
 
-    def _watch_peer(self, agent: str, peer: int, message: SubmitResponse) -> None:
-        record = self.submitted.find(agent, message.task_id)
-        if message.is_accepted and record is not None and record.peer == peer:
+    def _receive_response(
+        self, agent: str, peer: int, message: SubmitResponse
+    ) -> Cancel | None:
+        record = self.submitted.take_response(agent, peer, message)
+        if not message.is_accepted:
+            return None
+        if record is None:
+            # It was withdrawn or cancelled while it was on its way.
+            return Cancel(message.task_id)
+        if record.status not in FINAL:
             self._link(agent, peer).expect(message.task_id)
+        return None
 
     async def _receive_submission(
         self, agent: str, peer: int, message: Submit
@@ -306,18 +332,17 @@ class TaskService:
             self.received.told(agent, message.task_id)
 
     def _tell_watchers(self, record: TaskRecord, content: bytes) -> None:
-        self.watchers.tell(record, content, is_final=record.status in FINAL)
+        self.watchers.tell(record, content)
         self._retry_pushes()
 
     def _retry_pushes(self) -> None:
-        if self._retry is None and self.watchers.lagging:
+        if self._retry is None and self.watchers.is_lagging:
             loop = asyncio.get_running_loop()
             self._retry = loop.call_later(RETRY_PUSH_S, self._push_lagging)
 
     def _push_lagging(self) -> None:
         self._retry = None
-        for agent, session, record in self.watchers.lagging:
-            self.watchers.tell_one(agent, session, record, b"")
+        self.watchers.catch_up()
         self._retry_pushes()
 
     async def _keep_house(self) -> None:

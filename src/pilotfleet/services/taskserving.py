@@ -63,9 +63,6 @@ class Serving:
 
     def serve(self, session: PushSession, agents: list[str], concurrency: int) -> None:
         """Begin to offer the tasks of agents to a connection; replaces its credit."""
-        if session not in self._known:
-            self._known.add(session)
-            session.on_close(lambda: self._closed(session))
         for agent in agents:
             slots = self._slots.setdefault(agent, [])
             slot = next((slot for slot in slots if slot.session is session), None)
@@ -75,6 +72,9 @@ class Serving:
                 slot.concurrency = concurrency
             self._received.accept_waiting(agent)
             self.offer(agent)
+        if session not in self._known:
+            self._known.add(session)
+            session.on_close(lambda: self._closed(session))
 
     def drain(self, session: PushSession) -> None:
         """Offer nothing more; what is running may still be finished."""

@@ -8,6 +8,7 @@ from the moment a task becomes head.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
@@ -19,12 +20,12 @@ from pilotfleet.protocol.services.tasks import (
     Submit,
     SubmitResponse,
 )
-from pilotfleet.protocol.services.taskstate import Input, Role, Status
-from pilotfleet.services.taskrecord import Pending, TaskRecord
+from pilotfleet.protocol.services.taskstate import FINAL, Input, Role, Status
+from pilotfleet.services.taskrecord import LONGEST_S, Pending, TaskRecord
 from pilotfleet.services.tasktable import when_done
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from pilotfleet.services.tasktable import TaskTable
 
@@ -39,6 +40,7 @@ STARTED: Final = "Task execution started"
 COMPLETED: Final = "Task completed successfully"
 NO_RESPONSE: Final = "Task cancelled: no response within 1 minute"
 HEAD_EXPIRED: Final = "Task expired: at head of queue for over 1 hour"
+TOO_OLD: Final = "Task cancelled: no results within a week"
 
 _REFUSED: Final = {
     Input.SUCCEED: "cannot receive results (status: {})",
@@ -89,11 +91,10 @@ class Received:
         self.on_cancel: Callable[[TaskRecord], None] = lambda record: None
         """Called when a task that may be executing was cancelled."""
 
-    def load(self, record: TaskRecord) -> None:
-        """Take over a record of an earlier run; what was executing starts again."""
-        if record.status is Status.EXECUTING:
+    def load(self, records: Iterable[TaskRecord]) -> None:
+        """Take over records of an earlier run; what was executing starts again."""
+        for record in sorted(records, key=lambda record: record.accepted):
             record.move(Input.RELEASE, "Task released: the daemon was restarted")
-        if record.status is Status.ACCEPTED:
             self._enqueue(record)
 
     def find(self, agent: str, task_id: str) -> TaskRecord:
@@ -237,9 +238,8 @@ class Received:
         record = self._table.find(agent, Role.RECEIVED, task_id)
         if record is None or record.peer != peer:
             return
-        done = self._table.change(record, Input.CANCEL, "Task cancelled by submitter")
+        done = self._change(record, Input.CANCEL, "Task cancelled by submitter", {})
         if done is not None:
-            self._dequeue(record)
             self.on_cancel(record)
             await asyncio.shield(done)
 
@@ -255,35 +255,35 @@ class Received:
         for record in self._table.of(agent, Role.RECEIVED):
             if record.status is not Status.NEW:
                 continue
-            idle_ms = _ms(record.created, now)
-            self._table.change(
-                record, Input.ACCEPT, ACCEPTED, accepted=now, idle_ms=idle_ms
-            )
-            self._enqueue(record)
+            fields = {"accepted": now, "idle_ms": _ms(record.created, now)}
+            done = self._move(record, Input.ACCEPT, ACCEPTED, fields)
+            when_done(done, functools.partial(self._accepted, record))
 
     def check_limits(self, record: TaskRecord) -> None:
         """Apply the time limits to one open task."""
         now = self._wall()
-        if record.status is Status.NEW and now - record.created > ACCEPT_LIMIT_S:
+        if now - record.created > LONGEST_S:
+            self._give_up(record)
+        elif record.status is Status.NEW and now - record.created > ACCEPT_LIMIT_S:
             self._end(record, Input.CANCEL, NO_RESPONSE)
         elif self.head(record.agent) is record and now - record.staged > HEAD_LIMIT_S:
             self._end(record, Input.EXPIRE, HEAD_EXPIRED)
 
     def _accepted(self, record: TaskRecord) -> None:
-        self._enqueue(record)
-        self.on_notice(record)
-        self.on_queued(record.agent)
+        # It may have been cancelled while this was written.
+        if record.status is Status.ACCEPTED:
+            self._enqueue(record)
+            self.on_notice(record)
+            self.on_queued(record.agent)
 
     def _taken(self, record: TaskRecord) -> None:
         if self._table.find(record.agent, Role.RECEIVED, record.task_id) is not record:
             return
-        if record.status is Status.ACCEPTED:
-            self._enqueue(record)
-            self.on_queued(record.agent)
-        elif self.is_served(record.agent):
+        if record.status is Status.NEW and self.is_served(record.agent):
             # The worker program came while the task was being written.
             self.accept_waiting(record.agent)
-            self.on_queued(record.agent)
+        else:
+            self._accepted(record)
 
     def _check_new(self, record: TaskRecord, now: float) -> None:
         if record.status is not Status.NEW:
@@ -302,23 +302,52 @@ class Received:
         fields: Mapping[str, object],
         content: bytes | None = None,
     ) -> asyncio.Future[None]:
-        done = self._table.change(
-            record, event, justification, content=content, **fields
-        )
+        done = self._change(record, event, justification, fields, content)
         if done is None:
             reason = _REFUSED.get(event, "is already {}").format(record.status)
             raise InvalidArgument(f"task {record.task_id} {reason}")
-        self._dequeue(record)
         return done
+
+    def _change(
+        self,
+        record: TaskRecord,
+        event: Input,
+        justification: str,
+        fields: Mapping[str, object],
+        content: bytes | None = None,
+    ) -> asyncio.Future[None] | None:
+        done = self._table.change(
+            record, event, justification, content=content, **fields
+        )
+        if done is not None:
+            self._dequeue(record)
+            done.add_done_callback(functools.partial(self._changed, record))
+        return done
+
+    def _changed(self, record: TaskRecord, done: asyncio.Future[None]) -> None:
+        """Queue a task again that did not leave after all: the store refused it."""
+        if not done.cancelled() and done.exception() is not None:
+            self._enqueue(record, first=True)
 
     def _end(self, record: TaskRecord, event: Input, justification: str) -> None:
         """End a task by a time limit; our submitters are told, official ones not."""
-        done = self._table.change(record, event, justification, pending=Pending.STATUS)
+        fields = {"pending": Pending.STATUS}
+        done = self._change(record, event, justification, fields)
         if done is not None:
-            self._dequeue(record)
             when_done(done, lambda: self.on_pending(record))
 
+    def _give_up(self, record: TaskRecord) -> None:
+        if record.status in FINAL:
+            self._table.set(record, pending=Pending.NOTHING)
+        else:
+            self._end(record, Input.CANCEL, TOO_OLD)
+            self.on_cancel(record)
+
     def _enqueue(self, record: TaskRecord, *, first: bool = False) -> None:
+        if record.status is not Status.ACCEPTED:
+            return
+        # The head limit counts from now: the time it was executing is not waiting.
+        record.staged = 0.0
         queue = self._queues.setdefault(record.agent, OrderedDict())
         queue[record.task_id] = record
         if first:

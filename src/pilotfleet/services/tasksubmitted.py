@@ -7,12 +7,21 @@ import base64
 import binascii
 from typing import TYPE_CHECKING, Final
 
-from pilotfleet.errors import AlreadyExists, DecodeError, InvalidArgument, PilotError
+from pilotfleet.errors import (
+    AlreadyExists,
+    DecodeError,
+    InvalidArgument,
+    PilotError,
+    TimedOut,
+)
 from pilotfleet.protocol.services.tasks import (
+    ACCEPTED_STATUS,
     MAX_DESCRIPTION,
     MAX_FILE_DATA,
     MAX_FILENAME,
     MAX_RESULT_TEXT,
+    MAX_TEXT,
+    REJECTED_STATUS,
     Results,
     StatusUpdate,
     SubmitResponse,
@@ -26,7 +35,7 @@ from pilotfleet.protocol.services.taskstate import (
     Status,
     report_input,
 )
-from pilotfleet.services.taskrecord import Pending, TaskKey, TaskRecord
+from pilotfleet.services.taskrecord import LONGEST_S, Pending, TaskKey, TaskRecord
 from pilotfleet.services.tasktable import when_done
 
 if TYPE_CHECKING:
@@ -42,8 +51,8 @@ STALL_LIMIT_S: Final = 3600.0
 NO_RESPONSE: Final = "Task cancelled: no response within 1 minute"
 STALLED: Final = "receiver did not return results within stall window"
 COMPLETED: Final = "Task completed with results"
+TOO_OLD: Final = "no results within a week"
 
-_MAX_ERROR: Final = 4_096
 _MAX_MS: Final = 10**12
 
 Done = asyncio.Future[None]
@@ -78,14 +87,14 @@ class Submitted:
             Busy: Too many open tasks.
         """
         _check(record)
-        known = self.find(record.agent, record.task_id)
-        if known is None:
+        if self.find(record.agent, record.task_id) is None:
             record.pending = Pending.SUBMIT
             added = self._table.add(record)
             when_done(added, lambda: self._added(record))
             if await asyncio.shield(added):
                 return
-            known = await self._table.store.get(record.key)
+        # The store answers after all earlier writes, so a record in it is durable.
+        known = await self._table.store.get(record.key)
         if known is None or not _is_same(known, record):
             raise AlreadyExists(f"task {record.task_id} exists already")
 
@@ -98,60 +107,67 @@ class Submitted:
         waiter: asyncio.Future[SubmitResponse] = (
             asyncio.get_running_loop().create_future()
         )
-        self._waiters[record.key] = waiter
+        if self.find(record.agent, record.task_id) is None:
+            self._waiters[record.key] = waiter
         try:
             await self.submit(record)
-            if self.find(record.agent, record.task_id) is not record:
-                return SubmitResponse(record.task_id, 200, "task is known already")
+            if not waiter.done() and not self._is_open(record):
+                text = "task is known already"
+                return SubmitResponse(record.task_id, ACCEPTED_STATUS, text)
             return await waiter
         except asyncio.CancelledError:
-            self.withdraw(record)
+            self._withdraw(record)
             raise
         finally:
-            self._waiters.pop(record.key, None)
-
-    def withdraw(self, record: TaskRecord) -> None:
-        """Forget a task that was never delivered."""
-        if self.find(record.agent, record.task_id) is record:
-            self._table.remove(record)
+            if self._waiters.get(record.key) is waiter:
+                del self._waiters[record.key]
 
     def delivery_failed(self, record: TaskRecord, error: PilotError) -> None:
-        """Note that a dial to the worker failed; waiting callers are told."""
-        waiter = self._waiters.pop(record.key, None)
-        if waiter is not None and not waiter.done():
-            self.withdraw(record)
-            waiter.set_exception(error)
-        elif 0 < record.deliver_by <= self._wall() and not record.delivered:
-            self._end(record, Input.EXPIRE, f"not delivered: {error}", retryable=True)
-
-    def take_response(self, agent: str, peer: int, message: SubmitResponse) -> None:
-        """Apply the worker's answer to a submission."""
-        record = self._known(agent, peer, message.task_id)
-        if record is None or record.pending is not Pending.SUBMIT:
-            return
+        """Note that a task could not be delivered; a waiting caller is told."""
         waiter = self._waiters.get(record.key)
         if waiter is not None and not waiter.done():
-            waiter.set_result(message)
+            self._withdraw(record)
+            waiter.set_exception(error)
+        elif record.deliver_by <= self._wall():
+            self._end(record, Input.EXPIRE, f"not delivered: {error}", retryable=True)
+
+    def take_response(
+        self, agent: str, peer: int, message: SubmitResponse
+    ) -> TaskRecord | None:
+        """Apply the worker's answer to a submission; return the task if it is known."""
+        record = self._known(agent, peer, message.task_id)
+        if record is None or record.pending is not Pending.SUBMIT:
+            return record
+        waiter = self._waiters.get(record.key)
         if message.is_accepted:
             # Not waited for: after a crash the task is sent and answered again.
             self._table.set(record, pending=Pending.NOTHING, delivered=self._wall())
         elif waiter is not None:
-            self.withdraw(record)
+            self._withdraw(record)
         else:
             self._end(record, Input.DECLINE, message.message)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(message)
+        return record
 
-    def take_status(self, agent: str, peer: int, message: StatusUpdate) -> Done | None:
-        """Apply a report of the worker; the future tells when it is durable."""
+    async def take_status(self, agent: str, peer: int, message: StatusUpdate) -> None:
+        """Apply a report of the worker. An end is durable when it returns."""
         record = self._known(agent, peer, message.task_id)
         event = report_input(message.status)
         if record is None or event is None:
-            return None
-        fields = {}
-        if event is Input.ACCEPT and not record.accepted:
-            fields["accepted"] = self._wall()
-        if event is Input.EXECUTE and not record.executing:
-            fields["executing"] = self._wall()
-        return self._move(record, event, message.justification[:_MAX_ERROR], fields)
+            return
+        text = message.justification[:MAX_TEXT]
+        fields: dict[str, object] = {}
+        match event:
+            case Input.ACCEPT:
+                fields["accepted"] = self._wall()
+            case Input.EXECUTE:
+                fields["executing"] = self._wall()
+            case Input.FAIL:
+                fields["error"] = text
+        done = self._move(record, event, text, fields)
+        if done is not None and record.status in FINAL:
+            await asyncio.shield(done)
 
     async def take_results(self, agent: str, peer: int, message: Results) -> None:
         """Keep the results of a task, once. Durable when it returns.
@@ -169,7 +185,7 @@ class Submitted:
         except DecodeError as error:
             event, kind, name, content = Input.FAIL, "", "", b""
             message = Results(message.task_id, error=str(error))
-        text = message.error[:_MAX_ERROR]
+        text = message.error[:MAX_TEXT]
         fields = {
             "result_type": kind,
             "result_name": name,
@@ -189,7 +205,8 @@ class Submitted:
 
     async def cancel(self, record: TaskRecord) -> bool:
         """End a task that nobody wants any more; False when it has ended already."""
-        sent = record.delivered or record.pending is not Pending.SUBMIT
+        # A submission that is on its way right now is cancelled when it is answered.
+        sent = record.pending is not Pending.SUBMIT
         pending = Pending.CANCEL if sent else Pending.NOTHING
         done = self._move(
             record, Input.CANCEL, "Task cancelled by submitter", {"pending": pending}
@@ -210,7 +227,13 @@ class Submitted:
     def check_limits(self, record: TaskRecord) -> None:
         """Apply the time limits to one open task."""
         now = self._wall()
-        if record.status is Status.NEW:
+        if now - record.created > LONGEST_S:
+            self._give_up(record)
+        elif record.pending is Pending.SUBMIT:
+            if now > record.deliver_by:
+                error = TimedOut(f"node {record.peer} does not answer")
+                self.delivery_failed(record, error)
+        elif record.status is Status.NEW:
             late = record.delivered and now - record.delivered > ACCEPT_LIMIT_S
             if late:
                 self._end(record, Input.CANCEL, NO_RESPONSE, retryable=True)
@@ -226,6 +249,19 @@ class Submitted:
         record = await self._table.store.get(TaskKey(agent, Role.SUBMITTED, task_id))
         is_ours = record is not None and record.peer == peer
         return record if is_ours else None
+
+    def _withdraw(self, record: TaskRecord) -> None:
+        """Forget a task that was never delivered."""
+        if record.pending is Pending.SUBMIT and self._is_open(record):
+            self._table.remove(record)
+            record.pending = Pending.NOTHING
+            self.on_settled(record)
+
+    def _give_up(self, record: TaskRecord) -> None:
+        if record.status in FINAL:
+            self._table.set(record, pending=Pending.NOTHING)
+        else:
+            self._end(record, Input.EXPIRE, TOO_OLD)
 
     def _end(
         self,
@@ -252,13 +288,26 @@ class Submitted:
         if done is None:
             return None
         if record.status in FINAL:
+            self._answer_waiter(record)
             self.on_settled(record)
         when_done(done, lambda: self.on_update(record, content or b""))
         return done
 
+    def _answer_waiter(self, record: TaskRecord) -> None:
+        """Let go of a caller whose task ended before its submission was answered."""
+        waiter = self._waiters.get(record.key)
+        if waiter is not None and not waiter.done():
+            was_taken = record.status in (Status.SUCCEEDED, Status.FAILED)
+            status = ACCEPTED_STATUS if was_taken else REJECTED_STATUS
+            text = record.justification
+            waiter.set_result(SubmitResponse(record.task_id, status, text))
+
     def _added(self, record: TaskRecord) -> None:
-        if self.find(record.agent, record.task_id) is record:
+        if self._is_open(record):
             self.on_pending(record)
+
+    def _is_open(self, record: TaskRecord) -> bool:
+        return self.find(record.agent, record.task_id) is record
 
 
 def _check(record: TaskRecord) -> None:

@@ -111,6 +111,8 @@ class TaskTable:
 
     async def result(self, record: TaskRecord) -> bytes:
         """Return the result of a task; empty if there is none."""
+        if not record.result_size:
+            return b""
         cached = self._results.get(record.key)
         if cached is not None:
             return cached

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from pilotfleet.errors import Busy
+from pilotfleet.protocol.services.taskstate import FINAL
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pilotfleet.services.taskrecord import TaskRecord
     from pilotfleet.services.taskserving import PushSession
 
-__all__ = ["MAX_INLINE", "Watchers", "update_push"]
+__all__ = ["Watchers", "is_inline", "update_push"]
 
 MAX_INLINE: Final = 128 * 1024
 """Longest result in a push, in bytes; a longer one is fetched with ``task.result``.
 JSON may write a byte as six, and a frame of the socket holds 1 MiB."""
 MAX_WATCHERS: Final = 64
 """Per agent."""
+MAX_BACKLOG: Final = 10_000
+"""Ends that one connection has not been told; the oldest go, and stay in the store."""
 
 
 class Watchers:
@@ -24,40 +29,45 @@ class Watchers:
 
     Progress is dropped when a connection is full. The end of a task is not: it stays
     in the connection's backlog until there is room, and in the store until somebody
-    collects it.
+    collects it. What is pushed from a backlog comes without the result's text.
     """
 
     def __init__(self) -> None:
         self._watchers: dict[str, dict[PushSession, dict[str, TaskRecord]]] = {}
 
     @property
-    def lagging(self) -> list[tuple[str, PushSession, TaskRecord]]:
-        """Ends of tasks that a full connection has not been told."""
-        return [
-            (agent, session, record)
-            for agent, sessions in self._watchers.items()
-            for session, backlog in sessions.items()
-            for record in backlog.values()
-        ]
+    def is_lagging(self) -> bool:
+        """True while a full connection has not been told how a task ended."""
+        return any(
+            backlog
+            for sessions in self._watchers.values()
+            for backlog in sessions.values()
+        )
 
     def add(self, agent: str, session: PushSession) -> bool:
-        """Tell a connection about an agent's tasks; False when it is told already."""
+        """Tell a connection about an agent's tasks; False when it is told already.
+
+        Raises:
+            Busy: Too many connections watch this agent.
+        """
         sessions = self._watchers.setdefault(agent, {})
-        if session in sessions or len(sessions) >= MAX_WATCHERS:
+        if session in sessions:
             return False
+        if len(sessions) >= MAX_WATCHERS:
+            raise Busy(f"{len(sessions)} connections watch the tasks of {agent}")
         sessions[session] = {}
         session.on_close(lambda: self._remove(agent, session))
         return True
 
-    def tell(self, record: TaskRecord, content: bytes, *, is_final: bool) -> None:
+    def tell(self, record: TaskRecord, content: bytes) -> None:
         """Tell all connections about a change."""
         sessions = self._watchers.get(record.agent)
         if not sessions:
             return
         push = update_push(record, content)
         for session, backlog in sessions.items():
-            if not session.push(push) and is_final:
-                backlog[record.task_id] = record
+            if not session.push(push) and record.status in FINAL:
+                _keep(backlog, record)
 
     def tell_unreachable(self, agent: str, records: Iterable[TaskRecord]) -> None:
         """Tell all connections that the worker of some tasks does not answer."""
@@ -74,10 +84,18 @@ class Watchers:
         backlog = self._watchers.get(agent, {}).get(session)
         if backlog is None:
             return
-        if session.push(update_push(record, content)):
-            backlog.pop(record.task_id, None)
-        else:
-            backlog[record.task_id] = record
+        if not session.push(update_push(record, content)):
+            _keep(backlog, record)
+
+    def catch_up(self) -> None:
+        """Push what connections have missed, as far as they take it now."""
+        for sessions in self._watchers.values():
+            for session, backlog in sessions.items():
+                while backlog:
+                    task_id, record = next(iter(backlog.items()))
+                    if not session.push(update_push(record, b"")):
+                        break
+                    del backlog[task_id]
 
     def collected(self, agent: str, task_ids: list[str]) -> None:
         """Never push these again."""
@@ -90,6 +108,17 @@ class Watchers:
         sessions.pop(session, None)
         if not sessions:
             self._watchers.pop(agent, None)
+
+
+def _keep(backlog: dict[str, TaskRecord], record: TaskRecord) -> None:
+    if len(backlog) >= MAX_BACKLOG:
+        del backlog[next(iter(backlog))]
+    backlog[record.task_id] = record
+
+
+def is_inline(record: TaskRecord) -> bool:
+    """Return whether the result of a task goes into the push."""
+    return record.result_type == "text" and record.result_size <= MAX_INLINE
 
 
 def update_push(record: TaskRecord, content: bytes) -> dict[str, Any]:
@@ -111,6 +140,6 @@ def update_push(record: TaskRecord, content: bytes) -> dict[str, Any]:
         push["cpu_ms"] = record.cpu_ms
         if record.result_type == "file":
             push["results"] = record.result_name
-        elif len(content) == record.result_size <= MAX_INLINE:
+        elif is_inline(record) and len(content) == record.result_size:
             push["results"] = content.decode(errors="replace")
     return push

@@ -115,12 +115,6 @@ class FramedConnection(asyncio.Protocol):
         """Whether the connection is over."""
         return self._closed
 
-    @property
-    def local_host(self) -> str:
-        """Our own IP address on this connection."""
-        name = self._transport and self._transport.get_extra_info("sockname")
-        return str(name[0]) if isinstance(name, tuple) else ""
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start; called by the event loop."""
         self._transport = cast("asyncio.Transport", transport)

@@ -16,7 +16,7 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pilotfleet.errors import RegistryError, StorageError
+from pilotfleet.errors import NotFound, RegistryError, StorageError
 from pilotfleet.node.ipc import IpcServer
 from pilotfleet.node.ipc import session as session_module
 from pilotfleet.protocol.ipc.commands import Command
@@ -33,6 +33,8 @@ from tests.protocol.ipc.vectors import EXCHANGES
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+    from pilotfleet.protocol.address import SocketAddress
 
 
 @pytest.fixture
@@ -502,6 +504,27 @@ async def _leave_while_not_read(path: Path) -> None:
         assert read >= sent
 
 
+async def test_one_timer_watches_a_client_that_is_read_by_fits_and_starts(
+    server: IpcServer, client: RawClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.send(b"\x0d")
+    await client.receive()
+    (session,) = server.sessions
+    timers = 0
+
+    class Loop:
+        def call_later(self, delay: float, callback: Callable[[], None]) -> Any:
+            nonlocal timers
+            timers += 1
+            return asyncio.get_running_loop().call_later(delay, callback)
+
+    monkeypatch.setattr(session, "loop", Loop())
+    for _ in range(100):
+        session._set_reading(False)
+        session._set_reading(True)
+    assert timers == 1
+
+
 async def test_a_client_that_reads_nothing_stops_the_stream(
     host: TinyHost, server: IpcServer, path: Path
 ) -> None:
@@ -568,6 +591,28 @@ async def test_datagrams_to_one_node_keep_their_order(
     client.send("390000000000020bb8ff")
     assert await client.receive() == b"\x3a"
     assert [data[0] for _, data in host.default_agent.sent] == [*range(50), 255]
+
+
+async def test_a_broadcast_reaches_all_of_a_large_network_before_its_answer(
+    host: TinyHost, client: RawClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, sent = host.default_agent, []
+
+    async def list_nodes(type: str, /, **fields: Any) -> dict[str, Any]:
+        return {"nodes": [{"node_id": node} for node in range(10_000, 13_000)]}
+
+    async def send_datagram(remote: SocketAddress, data: bytes) -> None:
+        await asyncio.sleep(0)
+        sent.append(remote.address.node)
+        if remote.address.node % 2:
+            raise NotFound("gone")
+
+    monkeypatch.setattr(agent, "registry", list_nodes)
+    monkeypatch.setattr(agent, "send_datagram", send_datagram)
+    host.config.admin_token = "secret"
+    header = struct.pack("!HHH", 5, 1001, 6)
+    assert await client.ask(b"\x29" + header + b"secret" + b"hello") == b"\x2a"
+    assert sorted(sent) == list(range(10_000, 13_000))
 
 
 async def test_a_broadcast_reaches_the_members(

@@ -120,6 +120,12 @@ def test_long_lists_and_errors_are_refused() -> None:
         binary.decode_error(b"\xfd\xe9" + bytes(65_001))
 
 
+def test_texts_that_are_not_utf8_are_refused() -> None:
+    payload = binary.ResolveReply(1, "aa").encode().replace(b"aa", b"\xff\xff")
+    with pytest.raises(DecodeError, match="field is not UTF-8"):
+        binary.ResolveReply.decode(payload)
+
+
 def test_long_texts_are_cut_or_refused() -> None:
     payload = binary.encode_error("é" * 40_000)
     assert len(payload) == 2 + binary.MAX_ERROR_TEXT

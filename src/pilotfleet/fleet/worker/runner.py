@@ -15,19 +15,24 @@ import random
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
 from pilotfleet.client.daemon import DaemonClient
-from pilotfleet.errors import Closed, ConnectionFailed, NotRunning, PilotError
+from pilotfleet.errors import (
+    Closed,
+    ConnectionFailed,
+    NotFound,
+    NotRunning,
+    PilotError,
+)
+from pilotfleet.fleet.worker.command import Outcome
 from pilotfleet.fleet.worker.health import HEALTH_TOPIC, TASK_TOPIC, HealthBook
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
-
-    from pilotfleet.fleet.worker.command import Outcome
 
 __all__ = ["Worker", "WorkerConfig"]
 
@@ -40,6 +45,9 @@ MAX_EVENTS_UNDER_WAY: Final = 256
 INLINE_RESULT_BYTES: Final = 256 * 1024
 """Longer results go in parts: a frame of the socket holds 1 MiB."""
 PART_BYTES: Final = 512 * 1024
+
+_Key: TypeAlias = tuple[str, str]
+"""An agent, and the id of a task of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +87,12 @@ class Worker:
         self._run_task = run_task
         self._on_serving = on_serving
         self._places = asyncio.Semaphore(config.max_processes)
-        self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._running: dict[_Key, asyncio.Task[None]] = {}
+        self._waiting: set[_Key] = set()
+        """Those of them that have not begun."""
         self._events: set[asyncio.Task[None]] = set()
         self._book = HealthBook(config.agents, now=time.monotonic())
+        self._pause_s = FIRST_PAUSE_S
         self.events_dropped = 0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -93,17 +104,16 @@ class Worker:
             PilotError: The daemon refuses, for instance because it hosts no agent
                 of that name.
         """
-        pause_s = FIRST_PAUSE_S
         while not stop.is_set():
             try:
                 await self._serve_connection(stop)
-                pause_s = FIRST_PAUSE_S
             except (NotRunning, ConnectionFailed, Closed) as error:
                 logger.warning("%s; trying again", error)
+                pause_s = self._pause_s * random.uniform(0.5, 1.5)
+                self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(pause_s * random.uniform(0.5, 1.5)):
+                    async with asyncio.timeout(pause_s):
                         await stop.wait()
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     async def _serve_connection(self, stop: asyncio.Event) -> None:
         """Serve over one connection until it is lost or the worker stops."""
@@ -114,23 +124,18 @@ class Worker:
                 concurrency=self._config.concurrency,
             )
             logger.info("serving %d agents", len(self._config.agents))
+            self._pause_s = FIRST_PAUSE_S
             self._on_serving()
-            helpers = [
-                asyncio.create_task(self._take_offers(client), name="offers"),
-                asyncio.create_task(self._publish_health(client), name="health"),
-            ]
-            stopped = asyncio.create_task(stop.wait(), name="stop")
+            offers = asyncio.create_task(self._take_offers(client), name="offers")
+            health = asyncio.create_task(self._publish_health(client), name="health")
+            end = asyncio.create_task(self._drain_after(stop, client), name="drain")
             try:
-                await asyncio.wait(
-                    [helpers[0], stopped], return_when=asyncio.FIRST_COMPLETED
-                )
-                if stopped.done():
-                    await self._drain(client)
-                else:
-                    helpers[0].result()
+                await asyncio.wait([offers, end], return_when=asyncio.FIRST_COMPLETED)
+                if not stop.is_set():
+                    offers.result()
             finally:
-                await _cancel_all([*helpers, stopped, *self._running.values()])
-                await _cancel_all(list(self._events))
+                helpers = [offers, health, end, *self._running.values()]
+                await _cancel_all([*helpers, *self._events])
 
     async def _take_offers(self, client: DaemonClient) -> None:
         async for push in client.pushes():
@@ -150,30 +155,72 @@ class Worker:
             self._work(client, *key, str(task["task_description"])), name=f"task {key}"
         )
         self._running[key] = running
-        running.add_done_callback(lambda _: self._running.pop(key, None))
+        running.add_done_callback(lambda task: self._forget(key, task))
+
+    def _forget(self, key: _Key, task: asyncio.Task[None]) -> None:
+        # A task given back may have come again before this one was done.
+        if self._running.get(key) is task:
+            del self._running[key]
 
     async def _work(
         self, client: DaemonClient, agent: str, task_id: str, text: str
     ) -> None:
         """Run one task and hand in the outcome."""
-        async with self._places:
-            if self._book.is_draining:
-                await self._release(client, agent, task_id)
-                return
-            self._book.started(agent)
-            ok: bool | None = None
-            try:
-                outcome = await self._run_task(text)
-                ok = outcome.ok
-            finally:
-                self._book.ended(agent, ok=ok)
+        if self._book.is_draining:
+            await self._release(client, agent, task_id)
+            return
+        self._waiting.add((agent, task_id))
+        try:
+            await self._places.acquire()
+        finally:
+            self._waiting.discard((agent, task_id))
+        try:
+            outcome = await self._run_one(agent, text)
+        finally:
+            self._places.release()
+        if await self._hand_in(client, agent, task_id, outcome):
+            self._publish_task(client, agent, task_id, outcome)
+
+    async def _run_one(self, agent: str, text: str) -> Outcome:
+        self._book.started(agent)
+        ok: bool | None = None
+        try:
+            outcome = await self._run_task(text)
+            ok = outcome.ok
+        except Exception as error:  # What we are given to run may raise anything.
+            logger.exception("a task of %s failed", agent)
+            outcome = Outcome(ok=False, error=f"{type(error).__name__}: {error}")
+            ok = False
+        finally:
+            self._book.ended(agent, ok=ok)
+        return outcome
+
+    async def _hand_in(
+        self, client: DaemonClient, agent: str, task_id: str, outcome: Outcome
+    ) -> bool:
+        """Give the outcome to the daemon; tell whether it took it."""
         try:
             await self._finish(client, agent, task_id, outcome)
-        except PilotError as error:
+        except (NotFound, ConnectionFailed, Closed) as error:
             # Cancelled meanwhile, or the connection is lost and the task with it.
             logger.debug("task %s of %s: %s", task_id, agent, error)
-            return
-        self._publish_task(client, agent, task_id, outcome)
+            return False
+        except PilotError as error:
+            logger.warning("task %s of %s: %s", task_id, agent, error)
+            await self._refuse(client, agent, task_id, error)
+            return False
+        return True
+
+    async def _refuse(
+        self, client: DaemonClient, agent: str, task_id: str, error: PilotError
+    ) -> None:
+        """End a task whose outcome the daemon did not take: it must not hang."""
+        reason = f"the result could not be handed in: {error}"
+        failed = Outcome(ok=False, error=reason, retryable=True)
+        try:
+            await self._finish(client, agent, task_id, failed)
+        except PilotError:
+            await self._release(client, agent, task_id)
 
     async def _finish(
         self, client: DaemonClient, agent: str, task_id: str, outcome: Outcome
@@ -201,17 +248,25 @@ class Worker:
         with suppress(PilotError):
             await client.call("task.release", agent=agent, task_id=task_id)
 
-    async def _drain(self, client: DaemonClient) -> None:
+    async def _drain_after(self, stop: asyncio.Event, client: DaemonClient) -> None:
         """Take no more, give back what has not begun, let the rest end."""
+        await stop.wait()
         self._book.is_draining = True
         with suppress(PilotError, TimeoutError):
             async with asyncio.timeout(self._config.drain_s):
                 await client.call("task.drain")
+                await self._give_back(client)
                 if self._running:
                     logger.info("waiting for %d tasks", len(self._running))
                     await asyncio.wait(list(self._running.values()))
                 if self._events:
                     await asyncio.wait(list(self._events))
+
+    async def _give_back(self, client: DaemonClient) -> None:
+        waiting = list(self._waiting)
+        for key in waiting:
+            self._running[key].cancel()
+        await asyncio.gather(*(self._release(client, *key) for key in waiting))
 
     # Events
 
@@ -261,9 +316,7 @@ async def _publish(
         await client.call("publish", agent=agent, topic=topic, data=data, wait=False)
 
 
-async def _cancel_all(
-    tasks: list[asyncio.Task[None]] | list[asyncio.Task[Any]],
-) -> None:
+async def _cancel_all(tasks: Sequence[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -6,8 +6,10 @@ reply's payload, and raises a :class:`PilotError` for an Error frame.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pilotfleet.errors import (
@@ -29,6 +31,8 @@ from pilotfleet.protocol.ipc.commands import Command
 from pilotfleet.protocol.ipc.extension import decode_object
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pilotfleet.node.agent import Agent
     from pilotfleet.node.ipc.session import IpcSession
 
@@ -36,6 +40,8 @@ __all__ = ["HANDLERS", "CommandHandler", "dial"]
 
 CommandHandler: TypeAlias = Callable[["IpcSession", bytes], Awaitable[bytes]]
 
+MAX_BROADCASTS: Final = 64
+"""Members that one broadcast is on its way to at a time."""
 MAX_TAGS: Final = 3
 """The registry's rule, checked here for the words clients know."""
 
@@ -159,10 +165,26 @@ async def _broadcast(session: IpcSession, payload: bytes) -> bytes:
         raise PermissionDenied("broadcast: broadcast not permitted on backbone network")
     with operation("broadcast"):
         nodes = await _members(agent, message.network)
-    for node in nodes:
-        remote = SocketAddress(Address(message.network, node), message.port)
-        session.datagrams.put(remote, message.data, confirm=False)
+    remotes = (
+        SocketAddress(Address(message.network, node), message.port) for node in nodes
+    )
+    # Answered when all are on their way: a client that has its answer hangs up,
+    # and what then still waits in its session is dropped.
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(min(len(nodes), MAX_BROADCASTS)):
+            tasks.create_task(
+                _send_to_each(agent, remotes, message.data), name=f"broadcast {number}"
+            )
     return b""
+
+
+async def _send_to_each(
+    agent: Agent, remotes: Iterator[SocketAddress], data: bytes
+) -> None:
+    for remote in remotes:
+        # A member that cannot be reached now is no reason to leave others out.
+        with suppress(PilotError):
+            await agent.send_datagram(remote, data)
 
 
 async def _members(agent: Agent, network: int) -> list[int]:

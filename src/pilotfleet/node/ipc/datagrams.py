@@ -54,9 +54,11 @@ class DatagramQueue:
         queue = self._waiting[node]
         try:
             while queue:
-                await self._send(queue.popleft())
+                await self._send(queue[0])
+                queue.popleft()
                 self._count -= 1
         finally:
+            self._count -= len(queue)
             del self._waiting[node]
 
     async def _send(self, item: _Item) -> None:

@@ -62,7 +62,7 @@ async def _select_agent(
     """Make all later frames of this connection act as another agent."""
     chosen = _find_agent(session, params.get("name"))
     if chosen is not session.agent:
-        if session.streams or session.ports:
+        if session.streams or session.ports or session.dials:
             # Connection ids and ports belong to the agent they were made for.
             raise InvalidArgument("close all streams and ports to select an agent")
         session.server.move(session, chosen)

@@ -295,10 +295,12 @@ class IpcSession(asyncio.Protocol):
             self._transport.resume_reading()
         else:
             self._transport.pause_reading()
-            self._watch_hang_up()
+            if self._hang_up_check is None:
+                self._watch_hang_up()
 
     def _watch_hang_up(self) -> None:
         """Look whether the client left, which a socket that is not read hides."""
+        self._hang_up_check = None
         if self._is_reading or self.is_closed or self._transport is None:
             return
         poll = select.poll()

@@ -56,11 +56,6 @@ class IpcStream:
         self._timer: asyncio.TimerHandle | None = None
         stream.on_event = self._on_event
 
-    @property
-    def is_ended(self) -> bool:
-        """Whether the client was told that nothing more will come."""
-        return self._is_ended
-
     def pump(self) -> None:
         """Move what has arrived to the client, and say when it was all."""
         session, stream = self.session, self.stream

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from pilotfleet import errors
-from pilotfleet.errors import DaemonError, DecodeError, PilotError
+from pilotfleet.errors import DecodeError, PilotError, error_for_code
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -124,23 +123,5 @@ def decode_reply(payload: bytes) -> ExtensionReply:
 
 
 def error_from_reply(error: _Failure) -> PilotError:
-    """Return the exception that a refused request raises in the client.
-
-    A code that stands for one class only becomes that class, so that callers can
-    catch it; everything else is a :class:`DaemonError`.
-    """
-    kind = _CLASSES.get(error.code, DaemonError)
-    return kind(error.message, hint=error.hint)
-
-
-_CLASSES: Final[dict[str, type[PilotError]]] = {
-    "invalid_argument": errors.InvalidArgument,
-    "not_found": errors.NotFound,
-    "already_exists": errors.AlreadyExists,
-    "permission_denied": errors.PermissionDenied,
-    "trust_required": errors.TrustRequired,
-    "auth_required": errors.AuthRequired,
-    "timeout": errors.TimedOut,
-    "not_implemented": errors.NotSupported,
-    "connection_failed": errors.ConnectionFailed,
-}
+    """Return the exception that a refused request raises in the client."""
+    return error_for_code(error.code, error.message, hint=error.hint)

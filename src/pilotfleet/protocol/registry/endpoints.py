@@ -10,11 +10,11 @@ from pilotfleet.errors import DecodeError
 if TYPE_CHECKING:
     from pilotfleet.protocol.address import Endpoint
 
-__all__ = ["format_endpoint", "parse_endpoint", "stored_endpoint"]
+__all__ = ["format_endpoint", "is_private", "parse_endpoint", "stored_endpoint"]
 
 # Listed one by one: ``ipaddress.is_private`` covers more, among them the
 # documentation networks, which the rule keeps as they are.
-_UNREACHABLE: Final = tuple(
+_PRIVATE: Final = tuple(
     ipaddress.ip_network(text)
     for text in (
         "0.0.0.0/32",
@@ -68,16 +68,17 @@ def stored_endpoint(listen_addr: str, tcp_peer: Endpoint) -> str:
         host, port = parse_endpoint(listen_addr)
     except DecodeError:
         return listen_addr
-    if not host or _is_unreachable(host):
+    if not host or is_private(host):
         return format_endpoint((tcp_peer[0], port))
     return listen_addr
 
 
-def _is_unreachable(host: str) -> bool:
+def is_private(host: str) -> bool:
+    """Tell whether only its own machine or network could reach a host."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         return False
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
-    return any(address in network for network in _UNREACHABLE)
+    return any(address in network for network in _PRIVATE)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_NETWORK",
     "MAX_NODE",
-    "MAX_TIMESTAMP",
     "Reply",
     "Request",
     "decode_request",
@@ -40,7 +39,6 @@ Reply: TypeAlias = dict[str, Any]
 
 MAX_NODE: Final = 0xFFFF_FFFF
 MAX_NETWORK: Final = 0xFFFF
-MAX_TIMESTAMP: Final = (1 << 63) - 1
 
 _ENCODER: Final = msgspec.json.Encoder()
 

@@ -28,6 +28,8 @@ __all__ = [
     "MAX_FILE_DATA",
     "MAX_FRAME",
     "MAX_RESULT_TEXT",
+    "MAX_SENT_FILE",
+    "MAX_TEXT",
     "REJECTED_STATUS",
     "SESSION_PORT",
     "TASK_PORT",
@@ -47,7 +49,7 @@ __all__ = [
     "encode_message",
     "format_task_id",
     "is_task_id",
-    "task_id_of",
+    "refusal_of",
 ]
 
 # From the specification.
@@ -59,14 +61,15 @@ MAX_RESULT_TEXT: Final = 1_048_576
 """Bytes of UTF-8."""
 MAX_FILENAME: Final = 256
 MAX_FILE_DATA: Final = 15_728_640
-"""Bytes after base64 decoding; its encoded form alone would not fit a frame, so
-what fits is about 12 MiB."""
+"""Bytes after base64 decoding, in what we accept; see :data:`MAX_SENT_FILE`."""
 ACCEPTED_STATUS: Final = 200
 REJECTED_STATUS: Final = 400
 
 # Ours.
 SESSION_PORT: Final = 1010
 """Where a pilotfleet node accepts task sessions; refused by any other node."""
+MAX_SENT_FILE: Final = (MAX_FRAME - 65_536) // 4 * 3
+"""Longest file that fits a frame as base64, beside the other fields: 12 MiB."""
 MAX_TEXT: Final = 4_096
 """Justifications, messages and errors are cut to this many characters."""
 
@@ -200,16 +203,10 @@ _ping_decoder: Final = msgspec.json.Decoder(Ping)
 class TaskFrameDecoder:
     """Cuts a byte stream into frames."""
 
-    __slots__ = ("_buffer", "_max_frame")
+    __slots__ = ("_buffer",)
 
-    def __init__(self, max_frame: int = MAX_FRAME) -> None:
+    def __init__(self) -> None:
         self._buffer = bytearray()
-        self._max_frame = max_frame
-
-    @property
-    def is_empty(self) -> bool:
-        """True when no part of a frame waits for the rest of it."""
-        return not self._buffer
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """Take bytes and return the frames that are complete now.
@@ -223,8 +220,8 @@ class TaskFrameDecoder:
         start = 0
         while len(buffer) - start >= _HEADER.size:
             frame_type, length = _HEADER.unpack_from(buffer, start)
-            if length > self._max_frame:
-                raise DecodeError(f"task frame of {length} bytes > {self._max_frame}")
+            if length > MAX_FRAME:
+                raise DecodeError(f"task frame of {length} bytes > {MAX_FRAME}")
             end = start + _HEADER.size + length
             if len(buffer) < end:
                 break
@@ -273,12 +270,20 @@ def is_task_id(text: str) -> bool:
     return _TASK_ID.fullmatch(text) is not None
 
 
-def task_id_of(frame_type: int, body: bytes) -> str | None:
-    """Return the id that a frame names, allowed or not, to answer a refused one."""
+def refusal_of(frame_type: int, body: bytes, reason: str) -> SubmitResponse | None:
+    """Return the answer to a SUBMIT whose task id is not allowed.
+
+    None for any other frame that cannot be read: those are not answered.
+    """
+    if frame_type != FrameType.SUBMIT:
+        return None
     try:
-        return _decode(frame_type, body).task_id
+        message = _decode(frame_type, body)
     except DecodeError:
         return None
+    if not isinstance(message, Submit):
+        return None
+    return SubmitResponse(message.task_id[:64], REJECTED_STATUS, reason)
 
 
 def format_task_id(random: bytes) -> str:

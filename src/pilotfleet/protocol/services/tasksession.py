@@ -5,9 +5,9 @@ Either node may open it; afterwards both ends are equal. A frame that must arriv
 table of unacknowledged frames until the other side has stored it: a SUBMIT is
 answered by a SUBMIT response, everything else by an ACK that names the type. The
 owner looks at :attr:`TaskSession.waiting_since` to notice a peer that has stopped
-answering, and on the end of a session sends again, on the next one, what
-:meth:`TaskSession.unacknowledged` still lists. Receivers must therefore expect
-repeats. A STATUS_UPDATE that does not end a task is not acknowledged.
+answering, and on the end of a session sends again, on the next one, what was not
+acknowledged. Receivers must therefore expect repeats. A STATUS_UPDATE that does not
+end a task is not acknowledged.
 
 Performs no I/O.
 """
@@ -18,7 +18,6 @@ from typing import Final, TypeAlias
 
 from pilotfleet.errors import DecodeError
 from pilotfleet.protocol.services.tasks import (
-    MAX_FRAME,
     Ack,
     Cancel,
     FrameType,
@@ -31,7 +30,7 @@ from pilotfleet.protocol.services.tasks import (
     TaskFrameDecoder,
     decode_message,
     encode_message,
-    task_id_of,
+    refusal_of,
 )
 from pilotfleet.protocol.services.taskstate import FINAL
 
@@ -80,8 +79,8 @@ class TaskSession:
         "waiting_since",
     )
 
-    def __init__(self, *, max_frame: int = MAX_FRAME) -> None:
-        self._decoder = TaskFrameDecoder(max_frame)
+    def __init__(self) -> None:
+        self._decoder = TaskFrameDecoder()
         self._unacknowledged: dict[Key, None] = {}
         self._unsent: list[bytes] = []
         self.unsent_bytes = 0
@@ -93,10 +92,6 @@ class TaskSession:
     def room(self) -> int:
         """How many more frames may be sent that want an acknowledgement."""
         return WINDOW - len(self._unacknowledged)
-
-    def unacknowledged(self) -> list[Key]:
-        """Return what was sent and not yet acknowledged, oldest first."""
-        return list(self._unacknowledged)
 
     def is_waiting_for(self, key: Key) -> bool:
         """Return whether a frame was sent and is not acknowledged yet."""
@@ -142,10 +137,9 @@ class TaskSession:
         try:
             return decode_message(frame_type, body)
         except DecodeError as error:
-            task_id = task_id_of(frame_type, body)
-            if frame_type != FrameType.SUBMIT or task_id is None:
+            refusal = refusal_of(frame_type, body, str(error))
+            if refusal is None:
                 raise
-            refusal = SubmitResponse(task_id[:64], 400, str(error))
             self._queue(refusal)
             return None
 

@@ -3,8 +3,8 @@
 Worker and submitter each keep their own record of a task, so there are two tables.
 The worker's is driven by its user or worker program, by its submitter's cancel and
 by two time limits. The submitter's follows the worker's reports, which may arrive
-late, twice or out of order: it never moves backwards from an end, except that
-EXPIRED is only the submitter's guess and anything the worker says later replaces it.
+late, twice or out of order: it never moves on from an end, except that EXPIRED is
+only the submitter's guess, which results replace whenever they come.
 
 A pair that is missing from a table is refused, by construction. The one move back,
 from EXECUTING to ACCEPTED, is a worker program that went away in the middle.
@@ -108,7 +108,6 @@ SUBMITTER_TRANSITIONS: Final = {
     (Status.EXECUTING, Input.FAIL): Status.FAILED,
     (Status.EXECUTING, Input.CANCEL): Status.CANCELLED,
     (Status.EXECUTING, Input.EXPIRE): Status.EXPIRED,
-    (Status.EXPIRED, Input.EXECUTE): Status.EXECUTING,
     (Status.EXPIRED, Input.SUCCEED): Status.SUCCEEDED,
     (Status.EXPIRED, Input.FAIL): Status.FAILED,
 }
@@ -122,6 +121,7 @@ _REPORTS: Final = {
     "ACCEPTED": Input.ACCEPT,
     "DECLINED": Input.DECLINE,
     "EXECUTING": Input.EXECUTE,
+    "FAILED": Input.FAIL,
     "CANCELLED": Input.CANCEL,
     "EXPIRED": Input.EXPIRE,
 }
@@ -136,6 +136,7 @@ def report_input(status: str) -> Input | None:
     """Return what a STATUS_UPDATE means for the submitter's record.
 
     SUCCEEDED means nothing by itself: the results say it, and in the reference they
-    travel on a connection of their own, before or after it.
+    travel on a connection of their own, before or after it. FAILED stands for itself
+    where no session can carry the error as a result.
     """
     return _REPORTS.get(status)

@@ -52,6 +52,7 @@ class Receiver:
         "_answered_at",
         "_head",
         "_held",
+        "_held_bytes",
         "_max_held",
         "_queue",
         "_quick",
@@ -78,6 +79,7 @@ class Receiver:
         self._queue: list[bytes] = []
         self._head = 0
         self._held: dict[int, bytes] | None = None
+        self._held_bytes = 0
         self._quick = QUICK_ACKS
         self._unacknowledged = 0
         self._reopened_until = 0.0
@@ -167,6 +169,7 @@ class Receiver:
     def drop_held(self) -> None:
         """Forget out-of-order data; nothing more will be taken."""
         self._held = None
+        self._held_bytes = 0
         self.ack_now = False
         self.ack_deadline = NEVER
 
@@ -193,11 +196,12 @@ class Receiver:
         while (payload := held.pop(expected, None)) is not None:
             self._queue.append(payload)
             self.queued_bytes += len(payload)
+            self._held_bytes -= len(payload)
             expected = (expected + len(payload)) & MASK
         self.expected = expected
         # Segments of other boundaries may have been overtaken.
         for seq in [seq for seq in held if (seq - expected) & MASK >= HALF]:
-            del held[seq]
+            self._held_bytes -= len(held.pop(seq))
         if not held:
             self._held = None
 
@@ -208,7 +212,12 @@ class Receiver:
         held = self._held
         if seq in held or len(held) >= self._max_held or ahead > MAX_AHEAD_BYTES:
             return Arrival.DROPPED
+        # Segments may have 64 KB, so their number alone bounds nothing. Whoever
+        # respects our window never has more under way than fits beside the queue.
+        if self.queued_bytes + self._held_bytes >= self.limit_units * SEGMENT:
+            return Arrival.DROPPED
         held[seq] = payload
+        self._held_bytes += len(payload)
         return Arrival.HELD
 
     def _plan_ack(self, now: float) -> None:

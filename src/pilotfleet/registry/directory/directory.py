@@ -60,11 +60,10 @@ class Directory:
         self.polo: dict[int, tuple[int, int]] = {}
         """Score and revision of the nodes that have one."""
         self.online = OnlineTracker(online_window_s)
-        self._online_window_s = online_window_s
         self._dirty_blocks: set[int] = set()
         self._loading = False
         self._shared_networks: dict[tuple[int, ...], tuple[int, ...]] = {}
-        self._early: dict[tuple[str, int], list[Entry]] = {}
+        self._early: dict[tuple[str, int], dict[str, Entry]] = {}
         """Entries that refer to a node or network that was not seen yet. Both a
         load and a watch may bring the younger version of a record only, after
         what was written in between."""
@@ -210,6 +209,7 @@ class Directory:
         old = self.hosts.get(name)
         if old is not None:
             self._take_hostname(old.node, name)
+            self._early.get(("node", old.node), {}).pop(entry.key, None)
         if entry.value is None:
             self.hosts.remove(name)
             return
@@ -301,10 +301,10 @@ class Directory:
                 self.online.seen(node, time)
 
     def _keep_early(self, kind: str, number: int, entry: Entry) -> None:
-        self._early.setdefault((kind, number), []).append(entry)
+        self._early.setdefault((kind, number), {})[entry.key] = entry
 
     def _apply_early(self, kind: str, number: int) -> None:
-        for entry in self._early.pop((kind, number), ()):
+        for entry in self._early.pop((kind, number), {}).values():
             self.apply(entry)
 
     def _last_seen(self, node: int) -> float:

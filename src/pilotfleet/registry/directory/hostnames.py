@@ -40,9 +40,6 @@ class HostnameIndex:
         self._names: list[str] = []
         self._prefixes: dict[str, IdSet] = {}
 
-    def __len__(self) -> int:
-        return len(self._claims)
-
     def get(self, name: str) -> HostClaim | None:
         """Return the claim on ``name``."""
         return self._claims.get(name)

@@ -25,20 +25,25 @@ class OnlineTracker:
     """The set of nodes heard within the last ``window_s`` seconds.
 
     A node is filed under the second in which it would go offline and looked at
-    again only then, however many heartbeats it sends meanwhile.
+    again only then, however many heartbeats it sends meanwhile. It is filed once:
+    one that goes and comes back all the time would otherwise leave an entry each
+    time.
     """
 
-    __slots__ = ("_due", "_window_s", "nodes")
+    __slots__ = ("_due", "_filed", "_window_s", "nodes")
 
     def __init__(self, window_s: float) -> None:
         self.nodes = IdSet()
         self._window_s = window_s
         self._due: dict[int, list[int]] = {}
+        self._filed = IdSet()
+        """The nodes in ``_due``, online or not."""
 
     def seen(self, node: int, wall: float) -> None:
         """Note that ``node`` was heard at ``wall``."""
-        if node not in self.nodes:
-            self.nodes.add(node)
+        self.nodes.add(node)
+        if node not in self._filed:
+            self._filed.add(node)
             self._file(node, wall)
 
     def forget(self, node: int) -> None:
@@ -49,13 +54,12 @@ class OnlineTracker:
         """Take nodes offline whose window has passed at ``wall``."""
         for second in sorted(second for second in self._due if second <= wall):
             for node in self._due.pop(second):
-                if node not in self.nodes:
-                    continue
-                seen = last_seen(node)
-                if wall - seen > self._window_s:
-                    self.nodes.discard(node)
-                else:
+                seen = last_seen(node) if node in self.nodes else 0.0
+                if node in self.nodes and wall - seen <= self._window_s:
                     self._file(node, seen)
+                else:
+                    self.nodes.discard(node)
+                    self._filed.discard(node)
 
     def _file(self, node: int, seen: float) -> None:
         self._due.setdefault(int(seen + self._window_s) + 1, []).append(node)

@@ -27,11 +27,6 @@ class TrustTable:
         peers = self._peers.get(node)
         return 0 if peers is None else peers.bits()
 
-    def count(self, node: int) -> int:
-        """Return how many peers a node trusts."""
-        peers = self._peers.get(node)
-        return 0 if peers is None else len(peers)
-
     def add(self, one: int, other: int) -> None:
         """Make the pair; nothing happens when it exists."""
         if self.has(one, other):

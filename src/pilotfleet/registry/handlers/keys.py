@@ -78,10 +78,10 @@ def set_key_expiry(desk: Desk, request: Request, peer: PeerContext) -> Decision:
 def _unix_time(wanted: str) -> int:
     try:
         moment = datetime.fromisoformat(wanted)
-        return int(
-            (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-        )
-    # Dates at the very end of the calendar overflow in other time zones.
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        # In other time zones the ends of the calendar lie outside of it.
+        return max(1, int(moment.astimezone(UTC).timestamp()))
     except (ValueError, OverflowError):
         raise Refused(f'invalid expires_at "{wanted[:64]}"') from None
 

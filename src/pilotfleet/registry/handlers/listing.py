@@ -82,8 +82,7 @@ async def _list_members(desk: Desk, network: Network) -> Reply:
         if member is None:
             continue
         row = _node_row(desk, node, network.record.id)
-        if member.record.role:
-            row["role"] = member.record.role
+        row["role"] = member.record.role
         if member.record.tags:
             row["member_tags"] = list(member.record.tags)
         rows.append(row)

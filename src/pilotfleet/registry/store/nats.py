@@ -255,7 +255,14 @@ class NatsStore(Store):
     async def _send_waiting(self) -> None:
         """Send until nobody waits any more."""
         while self._waiting:
-            await self._send_group(self._take_group())
+            group = self._take_group()
+            try:
+                await self._send_group(group)
+            # A defect: this task must go on, or every later write would wait for it.
+            except Exception as error:
+                logger.exception("a write to %s failed", self._where)
+                for _, done in group:
+                    _fail(done, StorageError(f"cannot write {self._where}: {error}"))
         self._sender = None
 
     async def _send_group(self, group: Sequence[Write]) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import sqlite3
 from pathlib import Path
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
 __all__ = ["SqliteStore"]
+
+logger = logging.getLogger(__name__)
 
 MAX_WAITING: Final = 50_000
 """Writes that may wait for the next commit; more of them wait to wait."""
@@ -152,6 +155,11 @@ class SqliteStore(Store):
                 )
             except StorageError as error:
                 results = [error] * len(batch)
+            # A defect: this task must go on, or every later write would wait for it.
+            except Exception as error:
+                logger.exception("a commit to %s failed", self._path)
+                failure = StorageError(f"cannot write {self._path}: {error}")
+                results = [failure] * len(batch)
             self._settle(batch, results)
             self._changed.set()
             self._changed = asyncio.Event()

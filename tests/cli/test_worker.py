@@ -1,0 +1,235 @@
+"""`openclaw-worker` as a user runs it, beside a real daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pilotfleet.client.daemon import DaemonClient
+from tests.support.programs import BIN, READY_S, Program, World, data_of, world
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.timeout(240)
+
+BOSS, WORKER = "boss", "worker-1"
+
+
+@pytest.fixture
+def net() -> Iterator[World]:
+    """Two daemons that let each other in."""
+    with world() as net:
+        net.start_rendezvous()
+        start_daemon(net, BOSS)
+        start_daemon(net, WORKER)
+        befriend(net)
+        yield net
+
+
+def start_daemon(net: World, name: str) -> Program:
+    return net.start_daemon(name, "--hostname", name, "--trust-auto-approve")
+
+
+def befriend(net: World) -> None:
+    data_of(net.ctl(BOSS, "handshake", address(net, WORKER)))
+    data_of(net.ctl(WORKER, "handshake", address(net, BOSS)))
+
+
+def address(net: World, name: str) -> str:
+    return str(data_of(net.ctl(name, "info"))["address"])
+
+
+def start_worker(net: World, command: object, *flags: object) -> Program:
+    ready = net.home / "worker.ready.json"
+    ready.unlink(missing_ok=True)
+    worker = net.start(
+        "worker",
+        BIN / "openclaw-worker",
+        *("--id", agent_name(net), "--socket", net.socket(WORKER)),
+        *("--exec", command, "--ready-file", ready, *flags),
+    )
+    worker.wait_until(ready.exists)
+    return worker
+
+
+def agent_name(net: World) -> str:
+    """Return what the worker's daemon calls its one agent."""
+    ready = json.loads((net.home / f"{WORKER}.ready.json").read_text())
+    return str(next(iter(ready["addresses"])))
+
+
+def submit(net: World, text: str) -> str:
+    answer = data_of(
+        net.ctl(BOSS, "task", "submit", address(net, WORKER), "--task", text)
+    )
+    assert answer["accepted"], answer
+    return str(answer["task_id"])
+
+
+def task_of(net: World, name: str, task_id: str) -> dict[str, Any]:
+    rows = data_of(net.ctl(name, "task", "list"))["tasks"]
+    return next(row for row in rows if row["task_id"] == task_id)
+
+
+def wait_for(net: World, program: Program, task_id: str, status: str) -> None:
+    program.wait_until(lambda: task_of(net, BOSS, task_id)["status"] == status)
+
+
+def result_of(net: World, task_id: str) -> str:
+    return str(data_of(net.ctl(BOSS, "task", "result", task_id))["content"])
+
+
+def slow_command(net: World) -> tuple[Path, Path]:
+    """Return a command that says when it runs, and the file it says it in."""
+    started = net.home / "started"
+    script = net.home / "slow.sh"
+    script.write_text(f"echo x >> {started}\nsleep 1\ncat\n")
+    return script, started
+
+
+def test_tasks_are_run_and_results_returned(net: World) -> None:
+    worker = start_worker(net, "tr a-z A-Z")
+    task_id = submit(net, "hello")
+    wait_for(net, worker, task_id, "SUCCEEDED")
+    assert result_of(net, task_id) == "HELLO"
+    assert task_of(net, WORKER, task_id)["status"] == "SUCCEEDED"
+    assert worker.terminate() == 0
+
+
+def test_a_failing_command_is_told_to_the_submitter(net: World) -> None:
+    worker = start_worker(net, "sh -c 'echo why >&2; exit 4'")
+    task_id = submit(net, "hello")
+    wait_for(net, worker, task_id, "FAILED")
+    assert task_of(net, BOSS, task_id)["error"] == "exit status 4: why"
+
+
+def test_a_long_result_arrives_whole(net: World) -> None:
+    worker = start_worker(net, "sh -c 'seq 1 150000'")
+    task_id = submit(net, "count")
+    wait_for(net, worker, task_id, "SUCCEEDED")
+    expected = "".join(f"{number}\n" for number in range(1, 150_001))
+    assert asyncio.run(fetch(net, task_id)) == expected
+
+
+async def fetch(net: World, task_id: str) -> str:
+    """Fetch a result from the submitter's daemon, piece by piece."""
+    pieces: list[str] = []
+    offset: int | None = 0
+    async with await DaemonClient.connect(net.socket(BOSS)) as client:
+        while offset is not None:
+            answer = await client.call("task.result", task_id=task_id, offset=offset)
+            pieces.append(answer["content"])
+            offset = answer.get("next_offset")
+    return "".join(pieces)
+
+
+def test_a_task_that_came_before_its_worker_is_run(net: World) -> None:
+    task_id = submit(net, "early")
+    worker = start_worker(net, "cat")
+    wait_for(net, worker, task_id, "SUCCEEDED")
+    assert result_of(net, task_id) == "early"
+
+
+def test_a_first_signal_lets_the_running_task_end(net: World) -> None:
+    script, started = slow_command(net)
+    worker = start_worker(net, f"sh {script}")
+    task_id = submit(net, "kept")
+    worker.wait_until(started.exists)
+    assert worker.terminate() == 0
+    assert task_of(net, WORKER, task_id)["status"] == "SUCCEEDED"
+    assert result_of(net, task_id) == "kept"
+
+
+def test_a_second_signal_gives_the_running_task_back(net: World) -> None:
+    script, started = slow_command(net)
+    script.write_text(f"echo x >> {started}\nsleep 1000\n")
+    worker = start_worker(net, f"sh {script}")
+    task_id = submit(net, "given back")
+    worker.wait_until(started.exists)
+    worker.process.send_signal(signal.SIGTERM)
+    worker.wait_until(lambda: "waiting for 1 task" in worker.log.read_text())
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait(READY_S) == 130
+    second = start_worker(net, "cat")
+    wait_for(net, second, task_id, "SUCCEEDED")
+    assert result_of(net, task_id) == "given back"
+
+
+def test_a_killed_worker_loses_no_task(net: World) -> None:
+    script, started = slow_command(net)
+    worker = start_worker(net, f"sh {script}")
+    task_id = submit(net, "survivor")
+    worker.wait_until(started.exists)
+    worker.kill()
+    second = start_worker(net, "cat")
+    wait_for(net, second, task_id, "SUCCEEDED")
+    assert result_of(net, task_id) == "survivor"
+
+
+def test_a_killed_daemon_loses_no_task_and_the_worker_comes_back(net: World) -> None:
+    script, started = slow_command(net)
+    worker = start_worker(net, f"sh {script}")
+    task_id = submit(net, "survivor")
+    worker.wait_until(started.exists)
+    daemon = next(p for p in net.programs if p.log.name == f"{WORKER}.log")
+    daemon.kill()
+    start_daemon(net, WORKER)
+    wait_for(net, worker, task_id, "SUCCEEDED")
+    assert result_of(net, task_id) == "survivor"
+    assert worker.terminate() == 0
+
+
+def test_a_killed_submitter_gets_its_result_after_its_restart(net: World) -> None:
+    script, started = slow_command(net)
+    worker = start_worker(net, f"sh {script}")
+    task_id = submit(net, "survivor")
+    worker.wait_until(started.exists)
+    next(p for p in net.programs if p.log.name == f"{BOSS}.log").kill()
+    worker.wait_until(lambda: task_of(net, WORKER, task_id)["status"] == "SUCCEEDED")
+    start_daemon(net, BOSS)
+    wait_for(net, worker, task_id, "SUCCEEDED")
+    assert result_of(net, task_id) == "survivor"
+
+
+def test_an_agent_that_is_not_hosted_is_named(net: World) -> None:
+    run = worker_run("--id", "nobody", "--exec", "cat", "--socket", net.socket(WORKER))
+    assert run.returncode == 1
+    assert "nobody" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--exec", "cat"), "--id"),
+        (("--id", "a", "--exec", ""), "--exec"),
+        (("--id", "a", "--exec", "'"), "--exec"),
+        (("--id", "a", "--id", "a", "--exec", "cat"), "twice"),
+        (("--ids", "a-[2-1]", "--exec", "cat"), "a-[2-1]"),
+        (("--id", "a", "--exec", "cat", "--concurrency", "0"), "--concurrency"),
+        (("--id", "a", "--exec", "cat", "--timeout", "soon"), "--timeout"),
+        (("--id", "a", "--exec", "cat", "--cwd", "/no/such/folder"), "/no/such"),
+    ],
+)
+def test_a_wrong_flag_is_named(flags: tuple[str, ...], named: str) -> None:
+    run = worker_run(*flags)
+    assert run.returncode == 1
+    assert named in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def worker_run(*flags: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [BIN / "openclaw-worker", *map(str, flags)],
+        capture_output=True,
+        text=True,
+        timeout=READY_S,
+        check=False,
+    )

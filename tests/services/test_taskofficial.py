@@ -1,0 +1,1 @@
+"""Port 1003, spoken by peers that know nothing of task sessions."""

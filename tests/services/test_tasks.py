@@ -1,0 +1,759 @@
+"""Tasks between two hosts: submit, serve, finish, cancel, restart."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+from typing import Any
+
+import pytest
+
+from pilotfleet.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    NotFound,
+    NotSupported,
+    Unavailable,
+)
+from pilotfleet.protocol.services.tasks import MAX_DESCRIPTION, MAX_SENT_FILE
+from pilotfleet.protocol.services.taskstate import Status
+from pilotfleet.services.taskgate import GateMode
+from pilotfleet.services.tasks import TaskConfig
+from pilotfleet.services.tasktable import Bounds
+from tests.services.tasksupport import Node, Program, TaskWorld, until
+
+pytestmark = pytest.mark.timeout(60)
+
+
+async def pair(net: TaskWorld) -> tuple[Node, Node]:
+    """Start a submitter and a worker."""
+    return await net.node("hub"), await net.node("worker")
+
+
+async def submit(boss: Program, worker: Node, text: str = "do it", **more: Any) -> str:
+    """Give a task to a worker; return its id once the worker's node has it."""
+    target = str(worker.agent.address)
+    answer = await boss.call("submit", target=target, task=text, **more)
+    assert answer["accepted"] is True
+    return str(answer["task_id"])
+
+
+async def part(program: Program, task_id: str, data: bytes) -> None:
+    for start in range(0, len(data), 400_000):
+        piece = base64.b64encode(data[start : start + 400_000]).decode()
+        await program.call("part", task_id=task_id, data=piece)
+
+
+# By hand
+
+
+async def test_a_task_is_accepted_executed_and_answered_by_hand(net: TaskWorld) -> None:
+    hub, worker = await pair(net)
+    boss, hand = await hub.program(), await worker.program()
+    answer = await boss.call("submit", target="worker", task="do it")
+    task_id = answer["task_id"]
+    assert answer == {
+        "task_id": task_id,
+        "status": 200,
+        "message": "Task received with status NEW",
+        "accepted": True,
+    }
+    [row] = (await hand.call("list", type="received"))["tasks"]
+    assert row["status_justification"] == "A new task was created"
+    assert row["from"] == str(hub.agent.address)
+    with pytest.raises(NotFound, match="no accepted tasks to execute"):
+        await hand.call("execute")
+    with pytest.raises(InvalidArgument, match="cannot receive results"):
+        await hand.call("send-results", task_id=task_id, results="early")
+
+    accepted = await hand.call("accept", task_id=task_id)
+    assert accepted["status"] == "ACCEPTED"
+    await boss.until(task_id, "submitted", "ACCEPTED")
+    with pytest.raises(InvalidArgument, match=f"{task_id} is already ACCEPTED"):
+        await hand.call("accept", task_id=task_id)
+    queue = await hand.call("queue")
+    assert queue["count"] == 1
+    assert queue["queue"][0]["description"] == "do it"
+
+    executed = await hand.call("execute")
+    assert executed["task_description"] == "do it"
+    await boss.until(task_id, "submitted", "EXECUTING")
+    sent = await hand.call("send-results", task_id=task_id, results="done ok")
+    assert sent["sent_to"] == str(hub.agent.address)
+    await boss.until(task_id, "submitted", "SUCCEEDED")
+    result = await boss.call("result", task_id=task_id)
+    assert result["content"] == "done ok"
+    assert await hand.status(task_id, "received") == "SUCCEEDED"
+    with pytest.raises(NotFound):
+        await hand.call("send-results", task_id=task_id, results="again")
+
+
+async def test_a_declined_task_tells_why(net: TaskWorld) -> None:
+    hub, worker = await pair(net)
+    boss, hand = await hub.program(), await worker.program()
+    await boss.call("watch")
+    task_id = await submit(boss, worker)
+    await hand.call("decline", task_id=task_id, justification="not today")
+    push = await boss.expect("update", status="DECLINED")
+    assert push["justification"] == "not today"
+    with pytest.raises((InvalidArgument, NotFound)):
+        await hand.call("accept", task_id=task_id)
+
+
+async def test_a_peer_without_a_task_service_is_named_and_nothing_is_kept(
+    net: TaskWorld,
+) -> None:
+    hub, bare = await net.node("hub"), await net.bare("bare")
+    boss = await hub.program()
+    with pytest.raises(NotSupported, match="no task service"):
+        await boss.call("submit", target=bare.node_id, task="x", task_id="a")
+    assert (await boss.call("list"))["tasks"] == []
+    # Whoever listens there later is not given what its submitter was told is lost.
+    arrived: list[object] = []
+    bare.listen(1003, arrived.append)
+    bare.listen(1010, arrived.append)
+    for _ in range(5):
+        with pytest.raises(Unavailable):
+            await boss.call("submit", target="nobody", task="x")
+    assert arrived == []
+
+
+@pytest.mark.parametrize("target", ["nobody", 0, -1, 1 << 70, "9" * 30, "1:0002.0.0"])
+async def test_a_target_that_is_nobody_is_refused(
+    net: TaskWorld, target: str | int
+) -> None:
+    boss = await (await net.node("hub")).program()
+    with pytest.raises((Unavailable, InvalidArgument)):
+        await boss.call("submit", target=target, task="x")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"task_id": "../../evil"},
+        {"task_id": "a" * 65},
+        {"task": "é" * (MAX_DESCRIPTION // 2) + "x"},
+        {"task": 7},
+        {"task": None},
+    ],
+)
+async def test_a_submission_that_nobody_would_take_stays_here(
+    net: TaskWorld, wrong: dict[str, Any]
+) -> None:
+    hub, worker = await pair(net)
+    boss = await hub.program()
+    with pytest.raises(InvalidArgument):
+        params = {"target": worker.agent.node_id, "task": "x", **wrong}
+        await boss.call("submit", **params)
+    assert (await boss.call("list"))["tasks"] == []
+    await submit(boss, worker, "é" * (MAX_DESCRIPTION // 2))
+
+
+async def test_operations_refuse_parameters_of_the_wrong_kind(net: TaskWorld) -> None:
+    hub = await net.node("hub")
+    boss = await hub.program()
+    for op, params in (
+        ("list", {"type": "other"}),
+        ("serve", {"agents": ["hub"], "concurrency": 0}),
+        ("serve", {"agents": "hub"}),
+        ("part", {"task_id": "a", "data": "not base64!"}),
+        ("collect", {"task_ids": "a"}),
+    ):
+        with pytest.raises(InvalidArgument):
+            await boss.call(op, **params)
+    for op, params in (
+        ("serve", {"agents": ["nobody"]}),
+        ("cancel", {"task_id": "a"}),
+        ("release", {"task_id": "a"}),
+        ("result", {"task_id": "a"}),
+    ):
+        with pytest.raises(NotFound):
+            await boss.call(op, **params)
+
+
+# Served
+
+
+async def test_offers_stop_at_the_credit_and_go_on_with_each_outcome(
+    net: TaskWorld,
+) -> None:
+    hub, worker = await pair(net)
+    boss, program = await hub.program(), await worker.program()
+    await program.call("serve", agents=["worker"], concurrency=2)
+    ids = [await submit(boss, worker, f"task {n}") for n in range(5)]
+    assert [await program.offer(), await program.offer()] == ids[:2]
+    assert await program.all_pushes() == []
+    assert (await program.call("queue"))["count"] == 3
+    for number, task_id in enumerate(ids):
+        await program.call("finish", task_id=task_id, ok=True, result=f"r{number}")
+        await boss.until(task_id, "submitted", "SUCCEEDED")
+        result = await boss.call("result", task_id=task_id)
+        assert result["content"] == f"r{number}"
+        if number + 2 < len(ids):
+            assert await program.offer() == ids[number + 2]
+    assert await program.all_pushes() == []
+
+
+async def test_tasks_that_wait_when_a_program_comes_are_its_own(net: TaskWorld) -> None:
+    hub, worker = await pair(net)
+    boss, program = await hub.program(), await worker.program()
+    ids = [await submit(boss, worker) for _ in range(3)]
+    await program.call("serve", agents=["worker"], concurrency=5)
+    assert [await program.offer() for _ in ids] == ids
+    await boss.until(ids[0], "submitted", "EXECUTING")
+
+
+async def test_a_task_that_waits_behind_others_is_not_taken_for_lost(
+    net: TaskWorld,
+) -> None:
+    hub, worker = await pair(net)
+    boss, program = await hub.program(), await worker.program()
+    await program.call("serve", agents=["worker"])
+    first, second = await submit(boss, worker), await submit(boss, worker)
+    await boss.until(first, "submitted", "EXECUTING")
+    await boss.until(second, "submitted", "ACCEPTED")
+    hub.wall.ahead = worker.wall.ahead = 300.0
+    for task_id in (first, second):
+        assert await program.offer() == task_id
+        await program.call("finish", task_id=task_id, ok=True, result="x")
+        await boss.until(task_id, "submitted", "SUCCEEDED")
+
+
+async def test_a_lost_program_s_tasks_go_to_the_next_one_in_their_order(
+    net: TaskWorld,
+) -> None:
+    hub, worker = await pair(net)
+    boss, lost = await hub.program(), await worker.program()
+    await lost.call("serve", agents=["worker"], concurrency=2)
+    ids = [await submit(boss, worker) for _ in range(3)]
+    assert [await lost.offer(), await lost.offer()] == ids[:2]
+    await lost.close()
+    other = await worker.program()
+    await other.call("serve", agents=["worker"], concurrency=3)
+    assert [await other.offer() for _ in ids] == ids
+
+
+async def test_a_task_that_is_given_back_is_offered_to_another_program(
+    net: TaskWorld,
+) -> None:
+    hub, worker = await pair(net)
+    boss, first = await hub.program(), await worker.program()
+    await first.call("serve", agents=["worker"])
+    task_id = await submit(boss, worker)
+    assert await first.offer() == task_id
+    second = await worker.program()
+    await second.call("serve", agents=["worker"])
+    await first.call("drain")
+    released = await first.call("release", task_id=task_id)
+    assert released["task_id"] == task_id
+    assert await second.offer() == task_id
+    assert await first.all_pushes() == []
+    await second.call("finish", task_id=task_id, ok=True, result="x")
+    await boss.until(task_id, "submitted", "SUCCEEDED")
+
+
+async def test_a_draining_program_may_finish_what_it_has(net: TaskWorld) -> None:
+    hub, worker = await pair(net)
+    boss, program = await hub.program(), await worker.program()
+    await program.call("serve", agents=["worker"])
+    ids = [await submit(boss, worker) for _ in range(2)]
+    assert await program.offer() == ids[0]
+    await program.call("drain")
+    await program.call("finish", task_id=ids[0], ok=True, result="x")
+    await boss.until(ids[0], "submitted", "SUCCEEDED")
+    assert await program.all_pushes() == []
+    await program.call("serve", agents=["worker"])
+    assert await program.offer() == ids[1]
+
+
+async def test_failure_and_whose_fault_it_is_reach_the_submitter(
+    net: TaskWorld,
+) -> None:
+    hub, worker = await pair(net)
+    boss, program = await hub.program(), await worker.program()
+    await boss.call("watch")
+    await program.call("serve", agents=["worker"], concurrency=2)
+    killed, wrong = await submit(boss, worker), await submit(boss, worker)
+    await program.call(
+        "finish", task_id=killed, ok=False, error="killed", retryable=True, cpu_ms=7
+    )
+    await program.call("finish", task_id=wrong, ok=False, error="exit 3", result="log")
+    push = await boss.expect("update", status="FAILED", task_id=killed)
+    assert (push["error"], push["retryable"], push["cpu_ms"]) == ("killed", True, 7)
+    push = await boss.expect("update", status="FAILED", task_id=wrong)
+    assert (push["error"], push["results"]) == ("exit 3", "log")
+    assert "retryable" not in push
+
+
+async def test_an_outcome_is_taken_once(net: TaskWorld) -> None:
+    hub, worker = await pair(net)
+    boss, program = await hub.program(), await worker.program()
+    await program.call("serve", agents=["worker"])
+    task_id = await submit(boss, worker)
+    await program.offer()
+    await program.call("finish", task_id=task_id, ok=True, result="first")
+    with pytest.raises((NotFound, InvalidArgument)):
+        await program.call("finish", task_id=task_id, ok=True, result="second")
+    await boss.until(task_id, "submitted", "SUCCEEDED")
+    assert (await boss.call("result", task_id=task_id))["content"] == "first"
+
+
+async def test_agents_of_one_host_work_for_each_other(net: TaskWorld) -> None:
+    host = await net.node("one", "two")
+    boss, program = await host.program("one"), await host.program("two")
+    await program.call("serve", agents=["two"])
+    answer = await boss.call("submit", target="two", task="x")
+    assert await program.offer() == answer["task_id"]
+    await program.call("finish", task_id=answer["task_id"], ok=True, result="y")
+    await boss.until(answer["task_id"], "submitted", "SUCCEEDED")
+
+
+# Results
+
+
+async def test_a_long_file_arrives_whole_under_its_base_name(net: TaskWorld) -> None:
+    hub, worker = await pair(net)
+    boss, hand = await hub.program(), await worker.program()
+    task_id = await submit(boss, worker)
+    await hand.call("accept", task_id=task_id)
+    data = os.urandom(1_500_000)
+    await part(hand, task_id, data)
+    sent = await hand.call(
+        "send-results", task_id=task_id, filename="../a/out.csv", uploaded=True
+    )
+    assert (sent["filename"], sent["file_size"]) == ("out.csv", len(data))
+    await boss.until(task_id, "submitted", "SUCCEEDED")
+    received, answer = b"", {"next_offset": 0}
+    while "next_offset" in answer:
+        offset = answer["next_offset"]
+        answer = await boss.call("result", task_id=task_id, offset=offset)
+        received += base64.b64decode(answer["file_data"])
+    assert received == data
+    with pytest.raises(InvalidArgument):
+        await boss.call("result", task_id=task_id, offset=len(data) + 1)
+
+
+async def test_a_long_text_is_fetched_in_pieces_that_cut_no_character(
+    net: TaskWorld,
+) -> None:
+    hub, worker = await pair(net)
+    boss, program = await hub.program(), await worker.program()
+    await boss.call("watch")
+    await program.call("serve", agents=["worker"])
+    task_id = await submit(boss, worker)
+    text = "x" + "€" * 100_000
+    await part(program, task_id, text.encode())
+    await program.call("finish", task_id=task_id, ok=True, uploaded=True)
+    push = await boss.expect("update", status="SUCCEEDED")
+    assert push["result_size"] == len(text.encode())
+    assert "results" not in push
+    received, answer = "", {"next_offset": 0}
+    while "next_offset" in answer:
+        offset = answer["next_offset"]
+        answer = await boss.call("result", task_id=task_id, offset=offset)
+        received += answer["content"]
+    assert received == text
+
+
+async def test_a_text_that_is_no_utf8_arrives_with_replacements(net: TaskWorld) -> None:
+    hub, worker = await pair(net)
+    boss, program = await hub.program(), await worker.program()
+    await program.call("serve", agents=["worker"])
+    task_id = await submit(boss, worker)
+    await part(program, task_id, b"\xff" * 400_000)
+    with pytest.raises(InvalidArgument, match="1200000"):
+        await program.call("finish", task_id=task_id, ok=True, uploaded=True)
+    await part(program, task_id, b"\xff!")
+    await program.call("finish", task_id=task_id, ok=True, uploaded=True)
+    await boss.until(task_id, "submitted", "SUCCEEDED")
+    assert (await boss.call("result", task_id=task_id))["content"] == "�!"
+
+
+async def test_what_no_frame_can_carry_is_refused_and_blocks_nothing(
+    net: TaskWorld,
+) -> None:
+    hub, worker = await pair(net)
+    boss, hand = await hub.program(), await worker.program()
+    task_id = await submit(boss, worker)
+    await hand.call("accept", task_id=task_id)
+    await part(hand, task_id, bytes(MAX_SENT_FILE))
+    with pytest.raises(InvalidArgument, match="results over"):
+        await part(hand, task_id, b"x")
+    with pytest.raises(InvalidArgument, match="> 1048576"):
+        await hand.call("send-results", task_id=task_id, uploaded=True)
+    with pytest.raises(NotFound, match="nothing was uploaded"):
+        await hand.call("send-results", task_id=task_id, uploaded=True)
+    await hand.call("send-results", task_id=task_id, results="short")
+    await boss.until(task_id, "submitted", "SUCCEEDED")
+
+
+async def test_uploads_are_bounded_and_go_with_their_connection(net: TaskWorld) -> None:
+    worker = await net.node("worker")
+    program = await worker.program()
+    for number in range(5):
+        await part(program, f"t{number}", bytes(MAX_SENT_FILE))
+    with pytest.raises(Unavailable, match="too many"):
+        await part(program, "one-more", bytes(MAX_SENT_FILE))
+    await program.close()
+    await part(await worker.program(), "one-more", bytes(MAX_SENT_FILE))
+
+
+# Watching and collecting
+
+
+async def test_results_wait_for_a_watcher_until_they_are_collected(
+    net: TaskWorld,
+) -> None:
+    hub, worker = await pair(net)
+    boss, program = await hub.program(), await worker.program()
+    await program.call("serve", agents=["worker"], concurrency=2)
+    ids = [await submit(boss, worker) for _ in range(2)]
+    for task_id in ids:
+        await program.call("finish", task_id=task_id, ok=True, result=task_id)
+        await boss.until(task_id, "submitted", "SUCCEEDED")
+    await boss.call("watch")
+    for task_id in ids:
+        push = await boss.expect("update", status="SUCCEEDED", task_id=task_id)
+        assert push["results"] == task_id
+    await boss.call("watch")
+    assert await boss.all_pushes() == []
+    await boss.call("collect", task_ids=ids[:1])
+
+    await hub.close()
+    boss = await (await net.node("hub")).program()
+    await boss.call("watch")
+    await boss.expect("update", status="SUCCEEDED", task_id=ids[1])
+    assert await boss.all_pushes() == []
+    assert (await boss.call("result", task_id=ids[0]))["content"] == ids[0]
+
+
+# The same task twice
+
+
+async def test_the_same_submission_again_is_no_second_task(net: TaskWorld) -> None:
+    hub, worker = await pair(net)
+    boss, program = await hub.program(), await worker.program()
+    await program.call("serve", agents=["worker"], concurrency=9)
+    for wait in (True, False, True):
+        await submit(boss, worker, "text", task_id="same", wait=wait)
+    with pytest.raises(AlreadyExists):
+        await submit(boss, worker, "another text", task_id="same")
+    assert await program.offer() == "same"
+    await program.call("finish", task_id="same", ok=True, result="x")
+    await boss.until("same", "submitted", "SUCCEEDED")
+    await submit(boss, worker, "text", task_id="same")
+    assert await program.all_pushes() == []
+
+
+async def test_two_callers_may_wait_for_one_submission(net: TaskWorld) -> None:
+    hub, worker = await pair(net)
+    boss, other = await hub.program(), await hub.program()
+    both = (
+        submit(boss, worker, "text", task_id="same"),
+        submit(other, worker, "text", task_id="same"),
+    )
+    assert await asyncio.gather(*both) == ["same", "same"]
+    assert len((await boss.call("list"))["tasks"]) == 1
+
+
+# Cancelling
+
+
+async def test_a_cancelled_task_is_stopped_wherever_it_is(net: TaskWorld) -> None:
+    hub, worker = await pair(net)
+    boss, program = await hub.program(), await worker.program()
+    await program.call("serve", agents=["worker"])
+    running, waiting = await submit(boss, worker), await submit(boss, worker)
+    assert await program.offer() == running
+    await boss.call("cancel", task_id=waiting)
+    await boss.call("cancel", task_id=running)
+    push = await program.expect("cancel")
+    assert push == {"push": "task.cancel", "agent": "worker", "task_id": running}
+    for task_id in (running, waiting):
+        await program.until(task_id, "received", "CANCELLED")
+        with pytest.raises(NotFound):
+            await program.call("finish", task_id=task_id, ok=True, result="late")
+    third = await submit(boss, worker)
+    assert await program.offer() == third
+    assert await boss.status(running, "submitted") == "CANCELLED"
+
+
+async def test_a_caller_who_leaves_takes_the_submission_along(net: TaskWorld) -> None:
+    hub, worker = await pair(net)
+    await submit(await hub.program(), worker)
+    await worker.close()
+    boss, impatient = await hub.program(), await hub.program()
+    await boss.call("watch")
+    call = asyncio.ensure_future(
+        impatient.call("submit", target=worker.agent.node_id, task="x", task_id="gone")
+    )
+    while not await boss.status("gone", "submitted"):
+        assert not call.done()
+    await impatient.close()
+    await asyncio.gather(call, return_exceptions=True)
+    while await boss.status("gone", "submitted"):
+        pass
+    worker = await net.node("worker")
+    program = await worker.program()
+    await program.call("serve", agents=["worker"], concurrency=9)
+    await submit(boss, worker, task_id="kept")
+    assert await program.status("gone", "received") == ""
+
+
+# Restarts
+
+
+async def test_a_task_is_delivered_when_its_worker_comes_back(net: TaskWorld) -> None:
+    hub, worker = await pair(net)
+    await worker.close()
+    boss = await hub.program()
+    task_id = await submit(boss, worker, wait=False)
+    assert await boss.status(task_id, "submitted") == "NEW"
+    program = await (await net.node("worker")).program()
+    await program.call("serve", agents=["worker"])
+    assert await program.offer() == task_id
+
+
+async def test_a_restarted_submitter_goes_on_delivering(net: TaskWorld) -> None:
+    hub, worker = await pair(net)
+    await worker.close()
+    task_id = await submit(await hub.program(), worker, wait=False)
+    await hub.close()
+    worker = await net.node("worker")
+    hub = await net.node("hub")
+    program = await worker.program()
+    await program.call("serve", agents=["worker"])
+    assert await program.offer() == task_id
+
+
+async def test_a_restarted_worker_offers_again_what_it_had(net: TaskWorld) -> None:
+    hub, worker = await pair(net)
+    boss, program = await hub.program(), await worker.program()
+    await boss.call("watch")
+    await program.call("serve", agents=["worker"], concurrency=2)
+    ids = [await submit(boss, worker) for _ in range(4)]
+    assert [await program.offer(), await program.offer()] == ids[:2]
+    await program.call("finish", task_id=ids[0], ok=True, result="x")
+    assert await program.offer() == ids[2]
+    await worker.close()
+    program = await (await net.node("worker")).program()
+    await program.call("serve", agents=["worker"], concurrency=9)
+    assert [await program.offer() for _ in ids[1:]] == ids[1:]
+    for task_id in ids[1:]:
+        await program.call("finish", task_id=task_id, ok=True, result="x")
+    for task_id in ids:
+        await boss.expect("update", status="SUCCEEDED", task_id=task_id)
+
+
+async def test_results_of_an_absent_submitter_are_delivered_when_it_is_back(
+    net: TaskWorld,
+) -> None:
+    hub, worker = await pair(net)
+    program = await worker.program()
+    await program.call("serve", agents=["worker"], concurrency=2)
+    boss = await hub.program()
+    early, late = await submit(boss, worker), await submit(boss, worker)
+    await hub.close()
+    await program.call("finish", task_id=early, ok=True, result="early")
+    await worker.close()
+    worker = await net.node("worker")
+    program = await worker.program()
+    await program.call("serve", agents=["worker"])
+    assert await program.offer() == late
+    await program.call("finish", task_id=late, ok=False, error="no", retryable=True)
+    boss = await (await net.node("hub")).program()
+    await boss.call("watch")
+    push = await boss.expect("update", task_id=early, status="SUCCEEDED")
+    assert push["results"] == "early"
+    push = await boss.expect("update", task_id=late, status="FAILED")
+    assert push["retryable"] is True
+
+
+async def test_a_cancel_is_delivered_after_a_restart(net: TaskWorld) -> None:
+    hub, worker = await pair(net)
+    boss = await hub.program()
+    task_id = await submit(boss, worker)
+    await worker.close()
+    await boss.call("cancel", task_id=task_id)
+    await hub.close()
+    worker = await net.node("worker")
+    await net.node("hub")
+    program = await worker.program()
+    await program.until(task_id, "received", "CANCELLED")
+
+
+# Bounds and gates
+
+
+async def test_a_submitter_with_too_many_open_tasks_has_to_wait(net: TaskWorld) -> None:
+    bounds = Bounds(open_per_agent=2)
+    hub = await net.node("hub", config=TaskConfig(gate=GateMode.OFF, bounds=bounds))
+    worker = await net.node("worker")
+    boss, program = await hub.program(), await worker.program()
+    ids = [await submit(boss, worker) for _ in range(2)]
+    with pytest.raises(Unavailable, match="2 open tasks"):
+        await submit(boss, worker)
+    await program.call("serve", agents=["worker"])
+    assert await program.offer() == ids[0]
+    await program.call("finish", task_id=ids[0], ok=True, result="x")
+    await boss.until(ids[0], "submitted", "SUCCEEDED")
+    await submit(boss, worker)
+
+
+@pytest.mark.parametrize("bounds", [Bounds(open_per_agent=1), Bounds(open_bytes=5)])
+async def test_a_worker_with_too_many_open_tasks_says_so(
+    net: TaskWorld, bounds: Bounds
+) -> None:
+    worker = await net.node("worker", config=TaskConfig(GateMode.OFF, bounds))
+    boss = await (await net.node("hub")).program()
+    await boss.call("watch")
+    await submit(boss, worker, "12345")
+    target = worker.agent.node_id
+    refused = await boss.call("submit", target=target, task="6", task_id="a")
+    assert (refused["accepted"], refused["status"]) == (False, 400)
+    assert "open tasks" in refused["message"]
+    assert await boss.status("a", "submitted") == ""
+    await submit(boss, worker, "6", task_id="b", wait=False)
+    push = await boss.expect("update", task_id="b", status="DECLINED")
+    assert "open tasks" in push["justification"]
+
+
+async def test_a_public_worker_takes_tasks_of_trusted_peers_only(
+    net: TaskWorld,
+) -> None:
+    hub = await net.node("hub")
+    worker = await net.node("worker", config=TaskConfig())
+    boss = await hub.program()
+    refused = await boss.call("submit", target="worker", task="x")
+    assert refused["message"] == "Task rejected: submitter is not trusted"
+    worker.agent.trust.trust(hub.agent.node_id, wall=0.0, mutual=True)
+    await submit(boss, worker)
+
+
+async def test_one_registry_answer_serves_many_submissions(net: TaskWorld) -> None:
+    hub = await net.node("hub")
+    worker = await net.node("worker", config=TaskConfig())
+    boss = await hub.program()
+    for agent, peer in ((hub.agent, worker.agent), (worker.agent, hub.agent)):
+        await agent.registry(
+            "report_trust", node_id=agent.node_id, peer_id=peer.node_id
+        )
+    for _ in range(3):
+        await submit(boss, worker)
+
+
+# Time limits
+
+
+def pass_time(seconds: float, *nodes: Node) -> None:
+    for node in nodes:
+        node.wall.ahead += seconds
+
+
+async def test_nobody_accepts_for_a_minute_and_both_sides_cancel(
+    net: TaskWorld,
+) -> None:
+    hub, worker = await pair(net)
+    boss, hand = await hub.program(), await worker.program()
+    await boss.call("watch")
+    task_id = await submit(boss, worker)
+    pass_time(61.0, hub, worker)
+    push = await boss.expect("update", status="CANCELLED")
+    assert push["justification"] == "Task cancelled: no response within 1 minute"
+    await hand.until(task_id, "received", "CANCELLED")
+    with pytest.raises((InvalidArgument, NotFound)):
+        await hand.call("accept", task_id=task_id)
+
+
+async def test_a_task_at_the_head_for_an_hour_expires_and_the_next_has_its_own_hour(
+    net: TaskWorld,
+) -> None:
+    hub, worker = await pair(net)
+    boss, hand = await hub.program(), await worker.program()
+    first, second = await submit(boss, worker), await submit(boss, worker)
+    await hand.call("accept", task_id=first)
+    await hand.call("accept", task_id=second)
+    worker.wall.ahead += 3601.0
+    await hand.until(first, "received", "EXPIRED")
+    await boss.until(first, "submitted", "EXPIRED")
+    assert await hand.status(second, "received") == "ACCEPTED"
+    worker.wall.ahead += 3601.0
+    await hand.until(second, "received", "EXPIRED")
+
+
+async def test_the_time_of_executing_does_not_count_as_waiting(net: TaskWorld) -> None:
+    hub, worker = await pair(net)
+    boss, program = await hub.program(), await worker.program()
+    await program.call("serve", agents=["worker"])
+    task_id = await submit(boss, worker)
+    assert await program.offer() == task_id
+    await boss.until(task_id, "submitted", "EXECUTING")
+    pass_time(7200.0, hub, worker)
+    await program.close()
+    await boss.until(task_id, "submitted", "ACCEPTED")
+    await worker.close()
+    wall = worker.wall
+    program = await (await net.node("worker", wall=wall)).program()
+    assert (await program.call("queue"))["count"] == 1
+    await program.call("serve", agents=["worker"])
+    assert await program.offer() == task_id
+    await boss.until(task_id, "submitted", "EXECUTING")
+
+
+async def test_results_count_after_the_submitter_has_given_up(net: TaskWorld) -> None:
+    hub, worker = await pair(net)
+    boss, hand = await hub.program(), await worker.program()
+    await boss.call("watch")
+    task_id = await submit(boss, worker)
+    await hand.call("accept", task_id=task_id)
+    await boss.until(task_id, "submitted", "ACCEPTED")
+    hub.wall.ahead += 3601.0
+    push = await boss.expect("update", status="EXPIRED")
+    assert push["retryable"] is True
+    await hand.call("send-results", task_id=task_id, results="late")
+    push = await boss.expect("update", status="SUCCEEDED")
+    assert push["results"] == "late"
+
+
+async def test_what_cannot_be_delivered_in_time_expires(net: TaskWorld) -> None:
+    hub, worker = await pair(net)
+    await worker.close()
+    boss = await hub.program()
+    await boss.call("watch")
+    await submit(boss, worker, task_id="a", wait=False, deliver_within_s=100)
+    hub.wall.ahead += 101.0
+    push = await boss.expect("update", status="EXPIRED")
+    assert "not delivered" in push["justification"]
+    assert push["retryable"] is True
+
+
+async def test_nothing_stays_open_for_ever(net: TaskWorld) -> None:
+    hub, worker = await pair(net)
+    boss, program = await hub.program(), await worker.program()
+    await program.call("serve", agents=["worker"], concurrency=3)
+    endless, untold = await submit(boss, worker), await submit(boss, worker)
+    await boss.until(endless, "submitted", "EXECUTING")
+    await program.offer()
+    await program.offer()
+    await hub.close()
+    await program.call("finish", task_id=untold, ok=True, result="x")
+    worker.wall.ahead += 8 * 86_400.0
+    assert (await program.expect("cancel"))["task_id"] == endless
+    await until(lambda: not list(worker.tasks.table), "the worker gives up")
+    hub = await net.node("hub", wall=worker.wall)
+    await until(lambda: not list(hub.tasks.table), "the submitter gives up")
+
+
+async def test_tasks_of_an_agent_that_is_hosted_no_more_end_quietly(
+    net: TaskWorld,
+) -> None:
+    host, hub = await net.node("one", "two"), await net.node("hub")
+    boss = await hub.program()
+    answer = await boss.call("submit", target="two", task="x")
+    await host.close()
+    host = await net.node("one", wall=host.wall)
+    host.wall.ahead += 61.0
+    [record] = host.tasks.table
+    await until(lambda: record.status is Status.CANCELLED, "the limit of a minute")
+    await boss.call("cancel", task_id=answer["task_id"])

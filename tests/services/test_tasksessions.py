@@ -1,0 +1,1 @@
+"""Port 1010, spoken by peers that break its rules."""
