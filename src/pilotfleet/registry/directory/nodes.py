@@ -146,7 +146,7 @@ class NodeTable:
             for key in _claims_of(record):
                 self.orphans.pop(key, None)
         old_tags = old.tags if old is not None and old.live else ()
-        self.tags.replace(node, old_tags, record.tags)
+        self.tags.replace(node, old_tags, record.tags if record.live else ())
         _set_member(self.live, node, member=record.live)
         _set_member(self.public, node, member=record.live and record.public)
 
