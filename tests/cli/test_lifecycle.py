@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import stat
 import sys
 from typing import TYPE_CHECKING
@@ -118,6 +120,24 @@ def test_daemon_that_is_not_ready_in_time_keeps_running(
     assert (status["running"], status["responsive"]) == (True, False)
     assert shell.run("daemon", "stop").stdout == f"daemon stopped (pid {pid})\n"
     os.waitpid(pid, 0)
+
+
+def test_daemon_that_cannot_be_recorded_is_ended(
+    shell: Shell, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No pid file names it, so nobody could stop it later."""
+
+    def refuse(source: str, target: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", target)
+
+    monkeypatch.setattr("pilotfleet.cli.lifecycle.os.replace", refuse)
+    shell.setenv("MODE", "silent")
+    error = shell.run("--json", "daemon", "start").error
+    assert error["code"] == "internal"
+    pid = int(re.findall(r"pilot-(\d+)\.log: No space left", error["message"])[0])
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert not (shell.home / ".pilot" / "pilot.pid").exists()
 
 
 def test_missing_program_leaves_no_claim_behind(shell: Shell) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -223,7 +222,7 @@ def test_task_submit(shell: Shell) -> None:
             "send-results",
             {"task_id": "i", "results": "r"},
         ),
-        (["result", "i"], "result", {"task_id": "i"}),
+        (["result", "i"], "result", {"task_id": "i", "offset": 0}),
         (["list"], "list", {}),
         (["list", "--type", "received"], "list", {"type": "received"}),
         (["queue"], "queue", {}),
@@ -258,27 +257,16 @@ def test_task_commands_refuse(shell: Shell, tokens: list[str], message: str) -> 
     assert shell.run("--json", "task", *tokens).error["message"].startswith(message)
 
 
-def test_result_files(shell: Shell, tmp_path: Path) -> None:
+def test_result_file_over_the_limit_is_refused(shell: Shell, tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
-    path.write_bytes(b"1,2")
-    data = base64.b64encode(b"1,2").decode()
-    request = {"task_id": "i", "filename": "out.csv", "file_data": data}
-    frames = called("task.send-results", {"status": "SUCCEEDED"}, **request)
-    tokens = ["--json", "task", "send-results", "--id=i", f"--file={path}"]
-    assert shell.play(frames, *tokens).data["status"] == "SUCCEEDED"
-    path.write_bytes(bytes(700_001))
-    assert "larger than" in shell.run(*tokens).error["message"]
+    path.write_bytes(bytes(15_728_641))
+    refused = shell.run("--json", "task", "send-results", "--id=i", f"--file={path}")
+    assert "larger than 15728640 bytes" in refused.error["message"]
 
-    stored = tmp_path / "stored"
-    stored.write_bytes(b"\0\1")
-    copy = tmp_path / "copy"
-    body = {"type": "file", "path": str(stored)}
-    frames = called("task.result", body, task_id="i")
-    assert shell.play(frames, "task", "result", "i", f"--out={copy}").code == 0
-    assert copy.read_bytes() == b"\0\1"
-    frames = called("task.result", {"type": "text", "content": "é"}, task_id="i")
-    shell.play(frames, "task", "result", "i", f"--out={copy}")
-    assert copy.read_text("utf-8") == "é"
+
+def test_result_that_cannot_be_written_is_an_error(shell: Shell) -> None:
+    body = {"type": "text", "content": "é"}
+    frames = called("task.result", body, task_id="i", offset=0)
     error = shell.play(frames, "--json", "task", "result", "i", "--out=/no/x").error
     assert error["code"] == "internal"
 

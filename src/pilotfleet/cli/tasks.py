@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import base64
 import os
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.cli.failures import UsageError
 from pilotfleet.errors import InvalidArgument, NotFound, StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from pilotfleet.cli.arguments import Arguments
     from pilotfleet.cli.invocation import Context
 
-MAX_RESULT_FILE: Final = 700_000
-"""A file travels to the daemon in one frame of 1 MiB, as base64."""
+# From the specification (tasks-and-polo.md section 2.3).
+MAX_RESULT_FILE: Final = 15_728_640
+
+PART_BYTES: Final = 512 * 1024
+"""Of a file, in one frame of the socket: it holds 1 MiB, and base64 adds a third."""
 
 # From the specification (tasks-and-polo.md section 2.4).
 RESULT_TYPES: Final = frozenset(
@@ -92,14 +96,17 @@ def send_results(context: Context, arguments: Arguments) -> None:
     task_id = _required(arguments, "id")
     if not arguments.has("results") and not arguments.has("file"):
         raise InvalidArgument("either --results or --file is required")
-    request: dict[str, Any] = {"task_id": task_id}
+    request: dict[str, Any] = {"results": arguments.text("results")}
+    parts: Iterable[str] = ()
     if arguments.has("file"):
-        request.update(_result_file(arguments.text("file")))
-    else:
-        request["results"] = arguments.text("results")
-    _show_change(
-        context, context.daemon().call("task.send-results", **request), task_id
-    )
+        path = arguments.text("file")
+        parts = _parts(_read_result_file(path))
+        request = {"filename": os.path.basename(path), "uploaded": True}
+    daemon = context.daemon()
+    for part in parts:
+        daemon.call("task.part", task_id=task_id, data=part)
+    body = daemon.call("task.send-results", task_id=task_id, **request)
+    _show_change(context, body, task_id)
 
 
 def result(context: Context, arguments: Arguments) -> None:
@@ -107,11 +114,11 @@ def result(context: Context, arguments: Arguments) -> None:
     task_id = arguments.text("id") or arguments.positional(0)
     if not task_id:
         raise UsageError(f"usage: pilotctl {context.command} {context.usage}")
-    body = context.daemon().call("task.result", task_id=task_id)
-    content = str(body.get("content") or "")
+    body, content = _fetch_result(context, task_id)
     if arguments.has("out"):
-        _write_result(arguments.text("out"), body, content)
-    context.output.result(body, content or str(body.get("path", "")))
+        body["path"] = arguments.text("out")
+        _write_result(body["path"], content)
+    context.output.result(body, body["content"])
 
 
 def list_tasks(context: Context, arguments: Arguments) -> None:
@@ -157,7 +164,7 @@ def _show_change(context: Context, body: dict[str, Any], task_id: str) -> None:
     context.output.result(data, f"{task_id}: {message}")
 
 
-def _result_file(path: str) -> dict[str, str]:
+def _read_result_file(path: str) -> bytes:
     extension = os.path.splitext(path)[1].lower()
     if extension not in RESULT_TYPES:
         raise InvalidArgument(f'file type "{extension}" not allowed for results')
@@ -169,26 +176,39 @@ def _result_file(path: str) -> dict[str, str]:
     except OSError as error:
         raise InvalidArgument(f"cannot read {path}: {error.strerror}") from error
     if len(data) > MAX_RESULT_FILE:
-        raise InvalidArgument(
-            f"file {path} is larger than {MAX_RESULT_FILE} bytes",
-            hint="send it with: pilotctl send-file, and name it in --results",
+        raise InvalidArgument(f"file {path} is larger than {MAX_RESULT_FILE} bytes")
+    return data
+
+
+def _parts(data: bytes) -> Iterator[str]:
+    """Divide a file into what one call takes."""
+    for start in range(0, len(data), PART_BYTES):
+        yield base64.b64encode(data[start : start + PART_BYTES]).decode()
+
+
+def _fetch_result(context: Context, task_id: str) -> tuple[dict[str, Any], bytes]:
+    """Get a result, piece by piece; return what to show and the whole of it."""
+    daemon = context.daemon()
+    pieces: list[bytes] = []
+    offset: int | None = 0
+    while offset is not None:
+        body = daemon.call("task.result", task_id=task_id, offset=offset)
+        is_file = body.get("type") == "file"
+        pieces.append(
+            base64.b64decode(body.pop("file_data"))
+            if is_file
+            else str(body.get("content") or "").encode()
         )
-    return {
-        "filename": os.path.basename(path),
-        "file_data": base64.b64encode(data).decode(),
-    }
+        offset = body.pop("next_offset", None)
+    content = b"".join(pieces)
+    if not is_file:
+        body["content"] = content.decode()
+    return body, content
 
 
-def _write_result(path: str, body: dict[str, Any], content: str) -> None:
-    """Copy the stored file, or write the text."""
-    import shutil
-
-    stored = body.get("path")
+def _write_result(path: str, content: bytes) -> None:
     try:
-        if body.get("type") == "file" and stored:
-            shutil.copyfile(str(stored), path)
-            return
-        with open(path, "w", encoding=sys.getfilesystemencoding()) as file:
+        with open(path, "wb") as file:
             file.write(content)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
