@@ -192,9 +192,9 @@ def test_fleet_is_handed_its_own_tokens(
             return 3
 
     monkeypatch.setitem(sys.modules, "pilotfleet.cli.fleet", Fleet)
-    tokens = ["--json", "fleet", "run", "x.toml", "--agent", "a"]
+    tokens = ["--agent", "a", "--json", "fleet", "run", "x.toml", "--tasks", "t"]
     assert shell.run(*tokens).code == 3
-    assert seen == [["run", "x.toml", "--agent", "a"], True]
+    assert seen == [["run", "x.toml", "--tasks", "t"], True]
 
 
 def test_json_is_escaped_like_the_official_encoder_does() -> None:

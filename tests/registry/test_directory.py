@@ -9,6 +9,7 @@ import pytest
 
 from pilotfleet.errors import StorageError
 from pilotfleet.registry.directory.directory import Directory
+from pilotfleet.registry.directory.liveness import OnlineTracker
 from pilotfleet.registry.directory.records import (
     Claim,
     InviteRecord,
@@ -218,6 +219,23 @@ def test_going_offline_takes_the_whole_window() -> None:
     directory.expire_online(879)
     assert directory.is_online(1)
     assert not directory.is_online(2)
+
+
+def test_coming_and_going_leaves_one_entry() -> None:
+    tracker = OnlineTracker(180)
+    for wall in range(100):
+        tracker.seen(1, wall)
+        tracker.forget(1)
+    tracker.seen(1, 100)
+    assert sum(map(len, tracker._due.values())) == 1
+    tracker.expire(181, lambda node: 100.0)
+    assert 1 in tracker.nodes
+    tracker.expire(282, lambda node: 100.0)
+    assert 1 not in tracker.nodes
+    assert not tracker._due
+    tracker.seen(1, 300)
+    assert 1 in tracker.nodes
+    assert sum(map(len, tracker._due.values())) == 1
 
 
 def test_unknown_kinds_are_left_to_newer_releases() -> None:

@@ -21,7 +21,7 @@ from pilotfleet.protocol.registry.framing import (
     encode_json_frame,
 )
 from pilotfleet.registry.server import RegistryServer, ServerConfig
-from pilotfleet.registry.session import BufferBudget, RequestDecoder
+from pilotfleet.registry.session import MAX_WAITING, BufferBudget, RequestDecoder
 from pilotfleet.transport.framed import server_tls
 from tests.registry.support import RawClient, eventually, raw_client
 
@@ -36,6 +36,7 @@ class EchoHandler:
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
+        self.hold = asyncio.Event()
         self.begun = 0
         self.peers: list[PeerContext] = []
 
@@ -47,6 +48,8 @@ class EchoHandler:
         match request.get("type"):
             case "wait":
                 await self.gate.wait()
+            case "hold":
+                await self.hold.wait()
             case "bug":
                 raise RuntimeError("a bug in the service")
             case "large":
@@ -400,6 +403,33 @@ async def test_stop_lets_begun_requests_end() -> None:
         handler.gate.set()
         assert (await client.receive())["type"] == "wait_ok"
         assert await client.is_closed()
+        await stopping
+
+
+async def test_stop_takes_no_further_requests() -> None:
+    handler = EchoHandler()
+    server = RegistryServer(handler, ("127.0.0.1", 0))
+    await server.__aenter__()
+    echo = encode_json_frame(b'{"type":"echo"}')
+    async with raw_client(server.address) as slow, raw_client(server.address) as full:
+        slow.send({"type": "hold"})
+        full.send({"type": "wait"})
+        await eventually(lambda: handler.begun == 2)
+        full.send(echo * (MAX_WAITING + 1))
+        await eventually(lambda: any(s._paused for s in server._sessions))
+        stopping = asyncio.create_task(server.__aexit__(None, None, None))
+        await asyncio.sleep(0)
+        handler.gate.set()
+        for _ in range(MAX_WAITING + 2):
+            await full.receive_frame()
+        # There is room again, but whoever answered this would not be waited for.
+        full.send(echo)
+        late = asyncio.create_task(full.receive_frame())
+        assert not (await asyncio.wait({late}, timeout=0.1))[0]
+        handler.hold.set()
+        assert (await slow.receive())["type"] == "hold_ok"
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await late
         await stopping
 
 

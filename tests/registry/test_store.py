@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pilotfleet.errors import Conflict, InvalidArgument, StorageError
-from pilotfleet.registry.store.base import Change, Entry, Store
+from pilotfleet.registry.store.base import MAX_VALUE, Change, Entry, Store
 from pilotfleet.registry.store.memory import MemoryStore
 from pilotfleet.registry.store.nats import NatsStore
 from pilotfleet.registry.store.opening import open_store
@@ -120,6 +120,14 @@ async def test_changed_key_is_loaded_once_at_its_last_place(store: Store) -> Non
 async def test_empty_value_is_not_a_deletion(store: Store) -> None:
     (revision,) = await store.write([put("a", b"")])
     assert await store.load() == [Entry("a", b"", revision)]
+
+
+async def test_largest_value_and_one_above_it(store: Store) -> None:
+    largest = bytes(MAX_VALUE)
+    (revision,) = await store.write([put("a", largest)])
+    with pytest.raises(StorageError, match=r"^value of c is too large: 524289 bytes"):
+        await store.write([put("b"), put("c", largest + b"x")])
+    assert await store.load() == [Entry("a", largest, revision)]
 
 
 async def test_write_of_nothing_changes_nothing(store: Store) -> None:

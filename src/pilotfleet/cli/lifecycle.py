@@ -164,16 +164,20 @@ def _command_line(
     registry = os.environ.get("PILOT_REGISTRY") or DEFAULT_REGISTRY
     beacon = os.environ.get("PILOT_BEACON") or DEFAULT_BEACON
     identity = os.path.join(settings.directory, "identity.json")
+    named = arguments.text("identity") or config("identity")
     values = {
         # For these two the configuration comes before the environment.
         "registry": arguments.text("registry") or config("registry") or registry,
         "beacon": arguments.text("beacon") or config("beacon") or beacon,
         "listen": arguments.text("listen") or config("listen") or ":0",
         "socket": socket,
-        "identity": arguments.text("identity") or config("identity") or identity,
+        "identity": named or identity,
         "log-level": arguments.text("log-level") or config("log_level") or "info",
         "log-format": arguments.text("log-format") or config("log_format") or "text",
     }
+    if arguments.has("agents") and not named:
+        # Numbered agents have identities of their own; naming one adds an agent.
+        del values["identity"]
     command = [_find_program()]
     for flag, value in values.items():
         command += [f"--{flag}", value]

@@ -59,12 +59,14 @@ def main(tokens: list[str] | None = None) -> int:
 
 
 def _run(tokens: list[str], output: Output) -> int:
-    if tokens and _first_word(tokens) == "fleet":
-        return _run_fleet(tokens)
     invocation = parse_invocation(tokens)
     words = invocation.tokens
     if not words:
         return _print_help(sys.stderr, EXIT_USAGE)
+    if words[0] == "fleet":
+        fleet = importlib.import_module("pilotfleet.cli.fleet")
+        code: int = fleet.main(words[1:], invocation.json)
+        return code
     if words[0] in _HELP:
         return _print_help(sys.stdout, 0)
     if words[0] in _VERSION:
@@ -107,19 +109,6 @@ def _dispatch(invocation: Invocation, words: list[str], output: Output) -> int:
         return handler(context, parse_arguments(rest)) or 0
     finally:
         context.close()
-
-
-def _run_fleet(tokens: list[str]) -> int:
-    """Hand the fleet commands to their own program, with their own flags."""
-    json = any(token in ("--json", "-json") for token in tokens)
-    rest = [token for token in tokens if token not in ("--json", "-json")]
-    fleet = importlib.import_module("pilotfleet.cli.fleet")
-    code: int = fleet.main(rest[rest.index("fleet") + 1 :], json)
-    return code
-
-
-def _first_word(tokens: list[str]) -> str:
-    return next((token for token in tokens if not token.startswith("-")), "")
 
 
 def _seconds(name: str) -> list[list[str]]:

@@ -236,12 +236,13 @@ def clear_webhook(context: Context, arguments: Arguments) -> None:
 
 
 def _apply_webhook(context: Context, url: str) -> None:
-    context.settings.update(webhook=url or None)
     try:
         context.ask(Command.SET_WEBHOOK, url.encode(), "set_webhook")
         applied = True
     except NotRunning:
         applied = False
+    # Not before the daemon has had its say: it may refuse the URL.
+    context.settings.update(webhook=url or None)
     state = "applied" if applied else "saved; applies when the daemon starts"
     text = f"webhook {url or 'cleared'} ({state})"
     context.output.result({"webhook": url, "applied": applied}, text)

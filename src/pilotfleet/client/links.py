@@ -76,6 +76,8 @@ class Link:
         self._pool = pool
         self._on_free = on_free
         self._connection: FramedConnection | None = None
+        # Requests that arrive during a dial wait for that one: a restart of the
+        # registry would otherwise be met with a connection per request.
         self._dialling = asyncio.Lock()
         self._pending: deque[tuple[asyncio.Future[bytes], float]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -98,6 +100,8 @@ class Link:
             self._free()
             raise
         loop = asyncio.get_running_loop()
+        # No await between this and the send: the order of the queue is all that tells
+        # replies apart.
         reply: asyncio.Future[bytes] = loop.create_future()
         self._pending.append((reply, loop.time() + self._pool.config.reply_s))
         connection.send(frame)
@@ -111,6 +115,8 @@ class Link:
                 if self._pool.is_closed:
                     self.close()
                 self._pool.check_open()
+            # Not dialled again here: a server that accepts and hangs up would keep us
+            # in a loop. The caller decides whether the request may be repeated.
             if self._connection.is_closed:
                 raise ConnectionReset("the registry closed the connection at once")
             return self._connection
@@ -153,10 +159,14 @@ class Link:
 
     def _on_replies(self, connection: FramedConnection, frames: list[bytes]) -> None:
         for frame in frames:
+            # Replies and requests are out of step, and every later reply would go to
+            # the wrong caller. The connection is of no more use.
             if connection is not self._connection or not self._pending:
                 self._lose(connection, ProtocolError("a reply that nobody asked for"))
                 return
             reply, _ = self._pending.popleft()
+            # A caller that gave up leaves its place in the queue: its reply still
+            # comes.
             if not reply.done():
                 reply.set_result(frame)
             self._free()
@@ -185,6 +195,8 @@ class Link:
 
     def _free(self) -> None:
         self.load -= 1
+        # Callers wait at the pool and not here, so a link that comes free serves
+        # whoever waits longest.
         self._on_free(self)
 
     def _arm(self) -> None:
@@ -239,6 +251,7 @@ class LinkPool:
     def allow_pipelining(self) -> None:
         """Let many requests be out on one link from now on."""
         self._depth = self.config.pipeline
+        # Callers that wait now were held by the old depth.
         for link in self._links:
             self._on_free(link)
 
@@ -251,6 +264,7 @@ class LinkPool:
         """
         self.check_open()
         link = min(self._links, key=_load)
+        # Nobody may overtake those who wait, or they could wait for ever under load.
         if link.load >= self._depth or self._waiters:
             link = await self._wait_for_link()
         else:
@@ -279,6 +293,7 @@ class LinkPool:
             link.close()
 
     async def _wait_for_link(self) -> Link:
+        # While the registry is away every heartbeat of the host ends up here.
         if len(self._waiters) >= self.config.max_waiting:
             raise Busy(f"{len(self._waiters)} requests wait for the registry")
         waiter: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
@@ -297,6 +312,8 @@ class LinkPool:
         while self._waiters and link.load < self._depth:
             waiter = self._waiters.popleft()
             if not waiter.done():
+                # Counted for the waiter before it runs: until then a newcomer could
+                # take the same place.
                 link.load += 1
                 waiter.set_result(link)
 

@@ -75,6 +75,8 @@ class Engine(ABC):
         self.is_public = spec.is_public
         self.node_id = 0
         self.closed = False
+        # An idle agent must be small, for a host has many thousands: what only some of
+        # them need is made at its first use.
         self._is_dirty = False
         self._trust: TrustStore | None = None
         self._path_errors: dict[int, PilotError] | None = None
@@ -86,6 +88,8 @@ class Engine(ABC):
         self.streams = StreamEndpoint(0, rng=host.rng, config=host.stream_config)
         self.streams.is_public = spec.is_public
         self.streams.listens_by_default = host.is_served
+        # The two cores know nothing of each other; this and the events are all that
+        # joins them.
         self.streams.has_tunnel = self.tunnels.has_session
         self._socket = UdpSocket(
             host.loop, spec.listen, self._on_datagrams, buffer=host.receive_buffer
@@ -128,6 +132,8 @@ class Engine(ABC):
     def adopt(self, node_id: int) -> None:
         """Become the node that the registry says this identity is."""
         self.node_id = node_id
+        # Not made anew: a registry that comes back empty gives other numbers, and the
+        # tunnel key and its counters must survive that.
         self.tunnels.node_id = node_id
         self.streams.node_id = node_id
 
@@ -154,6 +160,8 @@ class Engine(ABC):
         """Tell the tunnels that ``peer`` cannot be resolved."""
         if self.closed:
             return
+        # The tunnel's event says only that it failed. A person who dialled wants the
+        # registry's words.
         if self._path_errors is None:
             self._path_errors = {}
         self._path_errors[peer] = error
@@ -184,11 +192,14 @@ class Engine(ABC):
     def flush(self) -> None:
         """Seal and send what the streams and tunnels have ready."""
         self._is_dirty = False
+        # The host may have it on its list from earlier in the same turn.
         if self.closed:
             return
         now = self.host.now()
         # Events first: what their handlers write leaves in the same batch.
         self._dispatch(now)
+        # Sealing can bring events (a tunnel to the own node delivers at once), and
+        # their handlers can write again.
         while self._seal(now):
             self._dispatch(now)
         datagrams = self.tunnels.datagrams_to_send()
@@ -228,6 +239,7 @@ class Engine(ABC):
         self.mark_dirty()
 
     def _on_datagrams(self, datagrams: Iterable[tuple[bytes, Endpoint]]) -> None:
+        # One time for the whole batch: the cores only compare it.
         now = self.host.now()
         receive = self.tunnels.receive_datagram
         try:
@@ -266,6 +278,8 @@ class Engine(ABC):
     def _dispatch(self, now: float) -> None:
         """Act on every event of the cores."""
         while (event := self.tunnels.next_event()) is not None:
+            # The one event of the hot path, so it does not go through the dispatch by
+            # class.
             if type(event) is tunnel_events.PacketReceived:
                 self._on_packet(event.packet, now)
             else:

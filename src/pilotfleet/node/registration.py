@@ -122,6 +122,8 @@ class Registrar:
             Unavailable: The registry could not be reached in all attempts.
             RegistryError: It refuses the agent.
         """
+        # The first agent goes alone: what it learns (that there is a registry, and a
+        # NAT) saves all others the question.
         await self._wait_for_registry()
         member = self._member(agent)
         await self._learn_endpoint(member)
@@ -134,6 +136,8 @@ class Registrar:
 
         An agent that the registry refuses is logged, and tried again later.
         """
+        # One shared iterator is the queue: each worker takes the next agent when it is
+        # free, and nothing is kept for those that have not begun.
         listed = list(agents)
         waiting = iter(enumerate(listed, start=1))
         started, spread = self._host.now(), self._host.config.stagger_s
@@ -155,6 +159,8 @@ class Registrar:
     def enqueue(self, member: Membership) -> None:
         """Have the registry asked for ``member`` as soon as a worker is free."""
         self._due.append(member)
+        # Ten thousand agents are no ten thousand tasks; workers exist only while
+        # something is due.
         if self._workers < MAX_WORKERS:
             self._workers += 1
             self._host.spawn(self._work(), name="heartbeats")
@@ -169,6 +175,7 @@ class Registrar:
         """Register ``agent`` now, for a changed key or endpoint."""
         member = self._member(agent)
         member.must_register = True
+        # After a pause, because several reasons to register often come together.
         self._host.wheel.schedule(member, self._host.now() + REGISTER_PAUSE_S)
 
     def reflected(self, agent: Agent, endpoint: Endpoint) -> None:
@@ -177,6 +184,8 @@ class Registrar:
         member.reflected = endpoint
         if member.reflection is not None and not member.reflection.done():
             member.reflection.set_result(None)
+        # Whoever registered something else, a fixed or a local address, has nothing to
+        # correct.
         if member.advertised is not None and member.advertised != endpoint:
             logger.info("agent %s: public endpoint changed", agent.name)
             self.register_again(agent)
@@ -213,6 +222,7 @@ class Registrar:
                 return
             except RegistryError as error:
                 failure: PilotError = error
+                # Any other refusal is for a reason that waiting does not change.
                 if "rate limited" not in str(error):
                     break
             except PilotError as error:
@@ -229,6 +239,8 @@ class Registrar:
         is_first = not self._is_behind_nat
         limit = host.config.discover_timeout_s if is_first else NAT_DISCOVER_S
         member.reflection = host.loop.create_future()
+        # From the tunnel socket itself: another socket would have another mapping at
+        # the NAT.
         agent.tunnels.discover(host.now())
         agent.mark_dirty()
         try:
@@ -258,6 +270,8 @@ class Registrar:
         self._adopt(member, answer)
         agent.tunnels.discover(self._host.now())
         agent.mark_dirty()
+        # One question saves up to three writes: after a restart nearly all agents are
+        # known as they want to be.
         known = await agent.registry("lookup", node_id=agent.node_id)
         await self._announce(agent, known)
         await self._join_networks(agent, known)
@@ -284,6 +298,8 @@ class Registrar:
     def _adopt(self, member: Membership, answer: Registration) -> None:
         agent, node = member.agent, answer.node_id
         if node != agent.node_id:
+            # The registry may give another number, for example after its data was lost.
+            # The old one can already be a neighbour's.
             if self._host.by_node.get(agent.node_id) is agent:
                 del self._host.by_node[agent.node_id]
             agent.adopt(node)
@@ -305,6 +321,7 @@ class Registrar:
             hostname = await self._set_hostname(agent)
         agent.hostname = hostname
         tags = tuple(str(tag) for tag in known.get("tags") or ())
+        # Without tags of its own, the agent keeps those that were set for it earlier.
         if agent.tags and tags != agent.tags:
             await agent.registry("set_tags", node_id=node, tags=list(agent.tags))
         else:
@@ -335,6 +352,7 @@ class Registrar:
         try:
             await agent.join_network(network, token)
         except RegistryError as error:
+            # The list of networks may be older than the membership.
             if "already" not in str(error):
                 raise
 
@@ -388,6 +406,8 @@ class Registrar:
         agent, now = member.agent, self._host.now()
         if agent.closed:
             return
+        # One agent's failure stands for all of this host: each of them dialling on its
+        # own would be a storm when the registry returns.
         if now < self._down_until:
             # Somebody just found the registry down; spread the rest.
             self._schedule(member, self._down_until - now + self._random(5.0))
@@ -419,6 +439,8 @@ class Registrar:
         self.heartbeats += 1
         member.failures = 0
         member.pause = REGISTER_PAUSE_S
+        # It keeps the NAT's mapping for the beacon open, without which no relayed frame
+        # arrives.
         agent.tunnels.discover(host.now())
         agent.mark_dirty()
         if host.trust_service is not None:
@@ -428,10 +450,14 @@ class Registrar:
     async def _register_again(self, member: Membership) -> None:
         agent = member.agent
         age = self._host.now() - agent.registered_at
+        # A registry that refuses heartbeats of a node that it has just registered (two
+        # replicas, one behind) would otherwise have us register in a loop.
         if agent.registered_at and age < REGISTER_GUARD_S:
             self._schedule(member, REGISTER_GUARD_S - age)
             return
         await self._register(member)
+        # A registry that lost us has lost our trust as well, and decides by it who may
+        # resolve us.
         for peer in list(agent.trust.trusted):
             # A peer that the registry does not know is no reason to try again.
             with contextlib.suppress(RegistryError):
@@ -460,6 +486,8 @@ class Registrar:
         if now >= self._down_until:
             logger.warning("registry: %s", error)
         pause = self._next_pause(member)
+        # Short, whatever this agent's own pause: soon after the registry is back, the
+        # others shall find out.
         self._down_until = now + min(pause, 2.0)
         self._schedule(member, pause)
 

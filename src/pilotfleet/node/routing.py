@@ -68,6 +68,8 @@ class Routing:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        # All of these are bounded: a peer can make an agent ask for node numbers that
+        # do not exist.
         # Paths belong to the asking agent: who may resolve whom differs.
         self._paths: ExpiringCache[tuple[int, int], Path] = ExpiringCache(MAX_CACHED)
         self._failures: ExpiringCache[tuple[int, int], _Failure] = ExpiringCache(
@@ -77,6 +79,8 @@ class Routing:
         self._names: ExpiringCache[tuple[int, str], dict[str, Any]] = ExpiringCache(
             MAX_NAMES
         )
+        # Keys are public and the same for everybody, so all agents of the host share
+        # them.
         self._keys: ExpiringCache[int, bytes] = ExpiringCache(MAX_CACHED)
         self._key_questions: dict[int, list[Agent]] = {}
 
@@ -97,6 +101,7 @@ class Routing:
         if failure is not None and now < failure.retry_at:
             # The same object each time: it must not collect a traceback of them all.
             raise failure.error.with_traceback(None)
+        # A tunnel, a dial and a ping often want the same path in the same moment.
         task = self._asking.get(key)
         if task is None:
             task = self._host.spawn(
@@ -135,6 +140,8 @@ class Routing:
 
     def path_wanted(self, agent: Agent, peer: int) -> None:
         """Answer a tunnel that needs a path."""
+        # The registry would name our public endpoint, and few NATs send a packet back
+        # to its sender (section 13).
         if peer == agent.node_id:
             agent.set_peer_path(peer, Path(agent.own_endpoint(), is_relay_only=False))
             return
@@ -155,6 +162,7 @@ class Routing:
         if peer == agent.node_id:
             agent.set_peer_key(peer, agent.identity.public_key)
             return
+        # A fresh look must not be answered from the cache that gave the wrong key.
         key = None if refresh else self._keys.get(peer, self._host.now())
         if key is not None:
             agent.set_peer_key(peer, key)
@@ -187,6 +195,8 @@ class Routing:
             path = self._read_path(agent, answer)
         except PilotError as error:
             failure = registry_failure(f"resolve node {peer}", error)
+            # The failure is kept longer than its pause: the next one must know how long
+            # this one waited in order to double it.
             pause = min(BACKOFF_MAX_S, before.pause * 2 if before else BACKOFF_FIRST_S)
             now = self._host.now()
             self._failures.put(
@@ -198,11 +208,15 @@ class Routing:
         return path
 
     def _read_path(self, agent: Agent, answer: dict[str, Any]) -> Path:
+        # Whoever hides its endpoint is not to be sent to directly, even if the registry
+        # tells an address (section 9.2).
         if answer.get("relay_only") is True:
             return Path(None, is_relay_only=True)
         real = parse_ip_endpoint(str(answer.get("real_addr", "")))
         lan: list[Endpoint] = []
         listed = answer.get("lan_addrs")
+        # What peers registered is theirs to invent: the number is bounded and a broken
+        # entry costs nothing but itself.
         for text in listed[:MAX_LAN_ADDRESSES] if isinstance(listed, list) else ():
             try:
                 lan.append(parse_ip_endpoint(str(text)))
@@ -225,6 +239,8 @@ class Routing:
             logger.debug("key of node %d: %s", peer, error)
         finally:
             agents = self._key_questions.pop(peer, [])
+        # Also when it failed: tunnels keep greetings until they have an answer, and no
+        # answer is one.
         for agent in agents:
             agent.set_peer_key(peer, key)
 

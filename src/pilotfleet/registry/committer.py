@@ -44,6 +44,9 @@ class Committer:
     def __init__(self, directory: Directory, store: Store) -> None:
         self._directory = directory
         self._store = store
+        # The store's compare-and-set would be enough for correctness. Without the
+        # locks, though, many requests for one key would fail and try again all the
+        # time.
         self._locks = KeyLocks()
         self._writes: set[asyncio.Task[None]] = set()
         self._watched_to = 0
@@ -69,9 +72,13 @@ class Committer:
             Conflict: Other replicas were faster again and again.
             StorageError: The store refused.
         """
+        # Decisions are repeated whole and not patched: only the handler knows which of
+        # its checks the other's change has overturned.
         conflicts = 0
         while decision.changes:
             decision, keys = await self._take_turn(decision, redo)
+            # Decided again in its turn, there may be nothing left to do: somebody else
+            # did it.
             if not decision.changes:
                 self._locks.release(keys)
                 break
@@ -82,6 +89,8 @@ class Committer:
                 conflicts += 1
                 if conflicts > MAX_CONFLICTS:
                     raise
+                # The store knows more than our directory. Deciding again at once would
+                # give the same decision and the same conflict.
                 await self._catch_up()
                 decision = redo()
         return decision
@@ -115,6 +124,7 @@ class Committer:
     def end_watch(self) -> None:
         """Note that the watch has ended."""
         self._is_watching = False
+        # A new watch begins from what we have seen, so it brings all of them again.
         self._ahead.clear()
 
     def loaded(self, revision: int) -> None:
@@ -134,6 +144,8 @@ class Committer:
             keys = decision.keys()
             if self._locks.try_acquire(keys):
                 return decision, keys
+            # A decision that is thrown away must give its node number back, or a crowd
+            # of registrations would use numbers up.
             self._directory.nodes.release_id(decision.reserved)
             await self._locks.acquire(keys)
             try:
@@ -142,6 +154,9 @@ class Committer:
                 # Whatever it is, the keys must not stay locked.
                 self._locks.release(keys)
                 raise
+            # The keys may be others than those that were locked. Locking more while
+            # some are held would risk a deadlock, so all are released and it starts
+            # over.
             if decision.keys() <= keys:
                 return decision, keys
             self._locks.release(keys)
@@ -149,6 +164,8 @@ class Committer:
         raise Refused("cannot be decided while others change it, retry")
 
     async def _write_and_apply(self, changes: list[Change], keys: set[str]) -> None:
+        # Shielded: once the store has the changes, the directory must take them over,
+        # whether or not the client still waits.
         task = asyncio.create_task(self._run(changes, keys), name="registry-write")
         self._writes.add(task)
         task.add_done_callback(self._written)
@@ -157,6 +174,7 @@ class Committer:
     async def _run(self, changes: list[Change], keys: set[str]) -> None:
         try:
             revisions = await self._store.write(changes)
+            # No await between these: other requests see all of a decision or none.
             for change, revision in zip(changes, revisions, strict=True):
                 self._apply_own(Entry(change.key, change.value, revision))
         finally:
@@ -179,6 +197,8 @@ class Committer:
     async def _catch_up(self) -> None:
         if not self._is_watching:
             return
+        # It is enough to wait for any progress: if it was not the right one, the next
+        # conflict brings us back here.
         moved = self._moved
         try:
             async with asyncio.timeout(CATCH_UP_S):

@@ -86,7 +86,7 @@ def make_app(view: RendezvousView) -> Starlette:
             "uptime_seconds": int(view.uptime_s),
             "active_nodes": view.online,
             "total_nodes": view.registered,
-            "components": {"registry": "up", "beacon": "up", "dashboard": "up"},
+            "components": {"registry": "up", "beacon": "up", "dashboard": "down"},
         }
         return JSONResponse(stats, headers={"Access-Control-Allow-Origin": "*"})
 

@@ -88,6 +88,7 @@ class RegistryServer:
         self._empty.set()
         self._numbers = itertools.count(1)
         self._server: asyncio.Server | None = None
+        self._is_stopping = False
         self._sweeper: asyncio.TimerHandle | None = None
         self.stats = ServerStats()
 
@@ -135,6 +136,7 @@ class RegistryServer:
     ) -> None:
         """Stop in the order that the class describes."""
         assert self._server is not None
+        self._is_stopping = True
         self._server.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -171,7 +173,7 @@ class RegistryServer:
         self.stats.connections += 1
         self._sessions.add(session)
         self._empty.clear()
-        if self._server is None or not self._server.is_serving():
+        if self._is_stopping:
             # Its TLS handshake had begun before the stop.
             session.stop_reading()
 

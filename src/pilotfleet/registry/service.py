@@ -114,9 +114,12 @@ class RegistryService:
         Raises:
             StorageError: The store cannot be read.
         """
+        # Read whole, since every later read is answered from memory.
         entries = await self._store.load()
         wall = self._clock.wall()
         self.directory.load(entries, wall=wall)
+        # The watch begins here, so that nothing falls between load and watch; what it
+        # brings twice changes nothing.
         self._committer.loaded(max((e.revision for e in entries), default=0))
         self._maintenance.begin(wall)
 
@@ -132,9 +135,11 @@ class RegistryService:
         if handler is None:
             return error_reply(f'unknown message type: "{kind[:MAX_TYPE_SHOWN]}"')
         try:
+            # Before any work: a registration costs a signature check and a commit.
             if kind == "register":
                 self._desk.admission.admit(peer, self._clock.now())
             answer = handler(self._desk, request, peer)
+            # Reads end here without having waited for anything.
             if isinstance(answer, dict):
                 return answer
             if isinstance(answer, Decision):
@@ -142,6 +147,8 @@ class RegistryService:
             return await answer
         except Refused as refusal:
             return error_reply(str(refusal), **refusal.facts)
+        # Other replicas were faster again and again. Nothing was changed, so the client
+        # may simply repeat its request.
         except Conflict:
             return error_reply(f"{kind}: changed concurrently, retry")
         except StorageError as error:
@@ -200,6 +207,8 @@ class RegistryService:
             assert isinstance(again, dict), "a handler that decides never waits"
             return Decision(again)
 
+        # Nobody is told before it is durable: a notified node asks at once, and a crash
+        # in between must not leave it with news that never happened.
         decision = await self._committer.commit(decision, redo)
         if decision.seen:
             self.directory.touch(decision.seen, self._clock.wall())

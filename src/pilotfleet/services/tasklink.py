@@ -425,10 +425,13 @@ class PeerLink:
             raise TimedOut(f"node {self.peer} does not answer on port 1003") from None
         finally:
             await stream.close()
-        if isinstance(message, Submit):
-            if not isinstance(answer, SubmitResponse):
+        if not isinstance(message, Submit):
+            return
+        match answer:
+            case SubmitResponse() if answer.task_id == message.task_id:
+                await self._owner.receive(self.agent.name, self.peer, answer)
+            case _:
                 raise DecodeError(f"node {self.peer} did not answer a submission")
-            await self._owner.receive(self.agent.name, self.peer, answer)
 
     async def _dial(self, port: int) -> TaskStream:
         remote = SocketAddress(Address(BACKBONE, self.peer), port)

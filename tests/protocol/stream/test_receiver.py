@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilotfleet.protocol.stream.config import NEVER
+from pilotfleet.protocol.stream.config import NEVER, SEGMENT
 from pilotfleet.protocol.stream.receiver import Arrival, Receiver
 from pilotfleet.protocol.stream.sequence import MASK
 
@@ -68,6 +68,22 @@ def test_held_segments_are_bounded_and_unique() -> None:
     receiver = Receiver(512, 2)
     fates = [receiver.receive(seq, b"x", 0.0) for seq in (5, 5, 7, 9)]
     assert fates == [Arrival.HELD, Arrival.DROPPED, Arrival.HELD, Arrival.DROPPED]
+
+
+def test_held_bytes_are_bounded_with_those_in_the_queue() -> None:
+    receiver = Receiver(10, 128)
+    large = bytes(5 * SEGMENT)
+    seqs = [0, 2, 7, 12]
+    fates = [receiver.receive(n * 5 * SEGMENT, large, 0.0) for n in seqs]
+    assert fates == [Arrival.TAKEN, Arrival.HELD, Arrival.DROPPED, Arrival.DROPPED]
+    # What was read makes room; what moved into the queue is not counted twice.
+    receiver.read(5 * SEGMENT, 0.0)
+    assert receiver.receive(7 * 5 * SEGMENT, large, 0.0) == Arrival.HELD
+    assert receiver.receive(5 * SEGMENT, large, 0.0) == Arrival.TAKEN
+    receiver.read(10 * SEGMENT, 0.0)
+    assert receiver._held_bytes == 5 * SEGMENT
+    receiver.drop_held()
+    assert receiver._held_bytes == 0
 
 
 def test_a_segment_far_beyond_any_window_is_not_held() -> None:

@@ -76,6 +76,8 @@ class Reno(CongestionControl):
 
     def on_acknowledged(self, acked: int) -> None:
         window = self.window
+        # Bytes are counted, so that a receiver gains nothing by splitting its
+        # acknowledgements. The cap keeps one that covers much from becoming a burst.
         if window < self.threshold:
             window += min(acked, SLOW_START_STEP * self._segment // BASE_SEGMENT)
         else:
@@ -86,6 +88,9 @@ class Reno(CongestionControl):
         self.window = min(window, self._max_window)
 
     def on_loss(self, in_flight: int) -> None:
+        # Half of what was really under way, not of the window: an application that
+        # sends little would otherwise keep a window that no path ever confirmed. The
+        # three duplicates show that three segments have left.
         self.threshold = self._halved(in_flight)
         self.window = self.threshold + DUPLICATES_FOR_LOSS * self._segment
 
@@ -93,16 +98,22 @@ class Reno(CongestionControl):
         self.window = min(self.window + self._segment, self._max_window)
 
     def on_partial(self, acked: int) -> None:
+        # Deflate by what has left, and let one segment out for the hole (New Reno).
+        # Never below the threshold: that is where the recovery ends anyhow.
         window = self.window - acked
         if acked >= self._segment:
             window += self._segment
         self.window = max(window, self.threshold)
 
     def on_recovered(self) -> None:
+        # The inflation by duplicates was borrowed; keeping it would release a burst at
+        # the moment the path has just recovered.
         self.window = self.threshold
 
     def on_timeout(self, in_flight: int) -> None:
         self.threshold = self._halved(in_flight)
+        # At least one segment: for large ones 4096 bytes would be a fraction, and slow
+        # start would lose its first steps.
         self.window = max(TIMEOUT_WINDOW, self._segment)
 
     def on_segment_size(self, size: int, max_window: int) -> None:
@@ -114,4 +125,6 @@ class Reno(CongestionControl):
         self.window = min(self.window, max_window)
 
     def _halved(self, in_flight: int) -> int:
+        # Two segments at least: with one under way no duplicates can arrive, and each
+        # further loss would cost a timeout.
         return max(in_flight // 2, MIN_THRESHOLD, 2 * self._segment)

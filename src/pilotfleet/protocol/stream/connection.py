@@ -121,6 +121,9 @@ class StreamConnection:
         self._table = table
         self._rng = rng
         self._config = config
+        # 1.18.0 starts at 0 in both roles (section 11.3). A random start lets the peer
+        # tell our restart from a repeated SYN, and keeps late packets of an older
+        # connection with the same ports out of this one's window.
         isn = rng.getrandbits(32)
         self.sender = Sender(
             isn, Reno(config.max_cwnd_bytes), max_outstanding=config.max_outstanding
@@ -143,6 +146,8 @@ class StreamConnection:
         self._dial: Dial | None = None
         self._syn_ack_at: float | None = None
         self._peer_isn = 0
+        # Most connections are open and idle most of their time, so what serves only
+        # their beginning or end is made when it is needed.
         self._closing: CloseWatch | None = None
         self._is_blocked = False
         self._is_closed_here = False
@@ -205,6 +210,8 @@ class StreamConnection:
         self.sender.set_segment_size(
             size, config.large_max_cwnd_bytes if is_large else config.max_cwnd_bytes
         )
+        # Both windows count units of 1152 bytes: the small ones hold no more than ten
+        # segments of 60 KB.
         if is_large:
             self.receiver.widen(config.large_receive_window_units)
 
@@ -229,6 +236,8 @@ class StreamConnection:
         sender = self.sender
         room = self._config.send_buffer_bytes - len(sender.unsent)
         taken = sender.write(data, room) if room > 0 else 0
+        # Only a writer that was cut short is told of room: events for all others would
+        # cost a wake-up per acknowledgement.
         if taken < len(data):
             self._is_blocked = True
         self._table.mark_dirty(self, now)
@@ -237,6 +246,8 @@ class StreamConnection:
     def read(self, limit: int, now: float) -> bytes:
         """Return up to ``limit`` bytes; empty when nothing is there."""
         data = self.receiver.read(limit, now)
+        # 1.18.0 never announces that its reader caught up, so its peer waits for the
+        # next probe, up to 30 s. Section 11.9 asks for better.
         if self.receiver.ack_now and self.is_active:
             self._table.mark_dirty(self, now)
         return data
@@ -251,6 +262,9 @@ class StreamConnection:
                 self._take_fin(self._closing.held_fin, now)
                 return
             self._advance(Input.CLOSE)
+            # The FIN waits for the acknowledgements: releases up to 1.17 act on a FIN
+            # at once and lose the data that was still missing before it (section
+            # 11.12).
             self._is_closed_here = True
             self.sender.push()
             self._closing = CloseWatch.linger(self.sender.una, self._config, now)
@@ -274,6 +288,8 @@ class StreamConnection:
     def dial(self, now: float, *, has_tunnel: bool) -> None:
         """Send the first SYN."""
         self._advance(Input.DIAL)
+        # Without a tunnel the SYN waits in the tunnel's queue. Its attempts are counted
+        # from the key on, or a slow key exchange would use them up (11.10).
         self._dial = Dial(
             now, has_tunnel=has_tunnel, tunnel_wait_s=self._config.tunnel_wait_s
         )
@@ -295,6 +311,8 @@ class StreamConnection:
     def accept(self, packet: Packet, now: float) -> None:
         """Answer a SYN; the connection is open from here on."""
         self._advance(Input.ACCEPT)
+        # There is no SYN_RECV: as in the reference, data before the third packet of the
+        # handshake is taken (section 11.3).
         self._peer_isn = packet.seq
         self.receiver.expected = (packet.seq + 1) & MASK
         self.sender.receive_window(packet.window)
@@ -317,12 +335,16 @@ class StreamConnection:
 
     def resend_syn_ack(self, now: float) -> None:
         """Answer a copy of the SYN: original number, current acknowledgement."""
+        # An acknowledgement may now be for either copy, so it measures nothing (Karn's
+        # rule).
         self._syn_ack_at = None
         self.outlet.send_syn_ack()
         self._table.mark_dirty(self, now)
 
     def receive_syn_ack(self, packet: Packet, now: float) -> None:
         """Open the connection that we dialled."""
+        # A copy of it, for a connection that is open already, gets no answer: the peer
+        # does not wait for one (section 11.3).
         if self._dial is None:
             return
         if packet.ack != self.sender.una:
@@ -338,6 +360,8 @@ class StreamConnection:
         self._table.dialling.pop(self.id, None)
         self._peer_isn = packet.seq
         self.receiver.expected = (packet.seq + 1) & MASK
+        # The third packet of the handshake. If it is lost, our first data or the
+        # keepalive stands in for it.
         self.receiver.ack_now = True
         self.sender.receive_window(packet.window)
         self._idle.heard_at = now
@@ -350,6 +374,7 @@ class StreamConnection:
         """Take a packet with ACK alone: acknowledgement, SACK blocks or data."""
         if self._dial is not None:
             return
+        # Any packet proves the peer alive, even one whose numbers are out of date.
         self._idle.heard_at = now
         self._table.mark_dirty(self, now)
         payload = packet.payload
@@ -357,6 +382,9 @@ class StreamConnection:
         if self._syn_ack_at is not None:
             sender.rtt.add_sample(now - self._syn_ack_at)
             self._syn_ack_at = None
+        # Window and acknowledgement come first, then SACK or data (section 11.6). A
+        # packet with data never counts as a duplicate acknowledgement: in a stream both
+        # ways each segment of the peer would repeat the last number.
         if not payload:
             sender.receive_ack(packet.ack, packet.window, now, is_pure=True)
             self.receiver.answer_empty(now)
@@ -368,6 +396,8 @@ class StreamConnection:
             )
         else:
             sender.receive_ack(packet.ack, packet.window, now, is_pure=False)
+            # After either FIN nothing is taken, and nothing is answered: there is no
+            # half-close, and an ACK would promise data to a reader who is gone.
             if self.state in _OPEN:
                 self._receive_data(packet.seq, payload, now)
 
@@ -384,6 +414,8 @@ class StreamConnection:
             outlet.send_ack()
         if self._is_blocked:
             self._announce_room()
+        # Last, because nothing is acknowledged after our FIN, and the peer shall have
+        # the ACK that was due.
         if self.state is State.LINGER and sender.is_drained:
             self._end(now, None)
         elif segments and self._closing is not None and self._closing.has_sent_fin:
@@ -399,11 +431,18 @@ class StreamConnection:
         if fate == Arrival.HELD:
             # The sender counts these, so they are never joined into one.
             self.outlet.send_ack()
+        # What was dropped for lack of room is not acknowledged: the window said so
+        # already, and an ACK would look like a duplicate and start a recovery.
         elif fate == Arrival.TAKEN:
             self.bytes_received += len(payload)
+            # One event stands for all data until it is taken, so that a batch of
+            # segments wakes the reader once and the queue of events stays short.
             if not self.is_announced and self.state is State.ESTABLISHED:
                 self.is_announced = True
                 self._table.emit(DataReceived(self))
+            # The sender changes to large segments without telling us, so its size shows
+            # it. Widening for any larger segment would let a stranger quadruple what he
+            # makes us keep.
             if len(payload) > MAX_PLAIN_SEGMENT:
                 self.receiver.widen(self._config.large_receive_window_units)
             if self._closing is not None:
@@ -423,6 +462,8 @@ class StreamConnection:
     def receive_fin(self, packet: Packet, now: float) -> None:
         """Take the peer's FIN, or hold it while data before it is missing."""
         self._idle.heard_at = now
+        # A FIN without its data must not end the stream: the reader would take what it
+        # has for all of it. In other states nobody reads any more.
         is_early = is_after(packet.seq, self.receiver.expected)
         if self.state is not State.ESTABLISHED or not is_early:
             self._take_fin(packet.seq, now)
@@ -435,6 +476,8 @@ class StreamConnection:
 
     def receive_rst(self) -> None:
         """Close at once; a RST is neither checked nor answered."""
+        # No number is checked, by the specification (11.5). It cannot be forged from
+        # outside: the tunnel proved the sender, and the key holds his node.
         if self._dial is not None:
             self.fail_dial("connection refused", refused=True)
             return
@@ -451,11 +494,15 @@ class StreamConnection:
 
     def _take_fin(self, seq: int, now: float) -> None:
         """End both directions; a FIN is answered exactly once."""
+        # Answered here and nowhere else: TIME_WAIT ignores further FINs, or two peers
+        # could answer each other's for ever (section 11.12).
         was_open, was_dialling = self.state in _OPEN, self._dial is not None
         self._advance(Input.FIN)
         self.outlet.send_fin_ack(seq)
         self._table.now = now
         self._drop_data()
+        # The residence keeps the ports, so that late segments are not taken for those
+        # of a new connection.
         self.deadline = now + self._config.residence_s
         self._table.finish(self)
         if was_dialling:
@@ -469,6 +516,8 @@ class StreamConnection:
         """Send our FIN; nothing new is taken from here on."""
         self._advance(Input.SEND_FIN)
         self.reason = reason
+        # What is under way stays: it is repeated below our FIN until the peer has it or
+        # is given up.
         self.sender.unsent = bytearray()
         # The FIN takes one number, like a byte.
         self.sender.next = (self.sender.next + 1) & MASK
@@ -527,6 +576,8 @@ class StreamConnection:
             return
         sender = self.sender
         self.receiver.handle_timer(now)
+        # Randomness and time come in from outside, so that a test or a bug report can
+        # be replayed exactly.
         if not sender.handle_timer(now, self._rng.random()):
             self._give_up("peer does not acknowledge")
             return
@@ -549,9 +600,13 @@ class StreamConnection:
                 self.outlet.send_syn()
 
     def _watch_idle(self, now: float) -> None:
+        # After our FIN the close watch alone decides; probes would keep a connection
+        # alive that both sides want to end.
         if self.state not in _OPEN:
             self._idle.deadline = NEVER
             return
+        # While data is under way the retransmission timer judges the peer. Two judges
+        # would give up at different times for the same silence.
         is_waiting = not self.sender.is_drained
         match self._idle.take_step(now, self.outlet.sent_at, is_waiting=is_waiting):
             case IdleStep.SEND_ACK:

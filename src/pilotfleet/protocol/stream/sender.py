@@ -106,8 +106,12 @@ class Sender:
         self.congestion = congestion
         self.rtt = RttEstimator()
         self.segment_size = SEGMENT
+        # Nothing leaves before the peer has named its window; zero means closed, not
+        # unknown as in 1.2 (section 11.8).
         self.peer_window = 0
         self.no_delay = False
+        # A bytearray and not a list of writes: cutting from its front is cheap, and
+        # many tiny writes cost no objects.
         self.unsent = bytearray()
         self.segments: list[Segment] = []
         self.recovery = Recovery.NONE
@@ -165,10 +169,14 @@ class Sender:
 
     def segments_to_send(self, now: float) -> list[Segment]:
         """Return what may leave now: first repetitions, then new segments."""
+        # Repetitions ignore both windows: their bytes are counted as under way already,
+        # and the peer needs them before it can take anything newer.
         out = self._take_resends(now) if self._resend else []
         if self.unsent:
             self._cut_segments(out, now)
             self._watch_zero_window(now)
+        # The timer is for the oldest segment and is not moved by newer ones: a steady
+        # writer could otherwise put off a repetition for ever.
         if self.segments and self.rto_deadline == NEVER:
             self.rto_deadline = now + self.rtt.rto
         return out
@@ -187,6 +195,8 @@ class Sender:
         blocks: Sequence[Block] = (),
     ) -> None:
         """Take an acknowledgement; ``is_pure`` if the packet carried no data."""
+        # Distances are compared, so that the wrap after 4 GB needs no thought: an older
+        # number shows up as a huge distance.
         acked = (ack - self.una) & MASK
         if acked > (self.next - self.una) & MASK:
             # Older than the last one, or for something never sent. Its window is
@@ -196,10 +206,14 @@ class Sender:
         self.peer_window = window
         if window:
             self._close_probing()
+        # Before the acknowledgement: what it repeats depends on which segments the same
+        # packet reports as held.
         if blocks:
             self._mark_sacked(blocks, now)
         if acked:
             self._receive_new_ack(ack, acked, now)
+        # An unchanged number with another window is a window update. With SACK there is
+        # no doubt: a segment has arrived behind a gap (section 11.8).
         elif is_pure and self.segments and (blocks or same_window):
             self._receive_duplicate()
 
@@ -209,6 +223,8 @@ class Sender:
         ``chance`` is random in [0, 1). A due ``probe_deadline`` is left to
         :meth:`take_probe`.
         """
+        # No longer than this, since the peer may in turn be delaying the very ACK that
+        # a short segment waits for.
         if self._nagle_deadline <= now:
             self._nagle_deadline = NEVER
             self._push = True
@@ -220,6 +236,8 @@ class Sender:
         """Return whether a zero-window probe is due, and plan the next one."""
         if self.probe_deadline > now:
             return False
+        # Not an empty ACK as in 1.18.0, which nobody answers, but a byte that the peer
+        # has already: its answer carries the window (section 11.9).
         self.probes += 1
         self._probe_gap = min(2 * self._probe_gap, PROBE_MAX_S)
         self.probe_deadline = now + self._probe_gap
@@ -250,10 +268,17 @@ class Sender:
 
     def _cut_segments(self, out: list[Segment], now: float) -> None:
         window = self.peer_window
+        # The peer counts its free room in segments, so its window bounds their number
+        # as well as their bytes, whatever their size (section 11.8).
         limit = min(self.congestion.window, window * SEGMENT)
+        # Beyond 128 the peer's out-of-order buffer would overflow after one loss, and
+        # everything behind it would have to be sent again.
         most = min(window, self._max_outstanding)
         flight = self.in_flight
         unsent, segments, size = self.unsent, self.segments, self.segment_size
+        # Bytes under way may exceed the limit by less than one segment, as in the
+        # reference. Waiting for room for a whole one would be for ever where the window
+        # is smaller than a segment.
         while unsent and flight < limit and len(segments) < most:
             if len(unsent) < size and self._must_wait(now):
                 break
@@ -263,6 +288,8 @@ class Sender:
 
     def _must_wait(self, now: float) -> bool:
         """Apply Nagle's rule in Minshall's form to a short segment."""
+        # Minshall's form looks only at short segments under way. With Nagle's own, the
+        # tail of every message would wait for the full segments before it.
         if self.no_delay or self._push or self._short_end is None:
             return False
         if self._nagle_deadline == NEVER:
@@ -272,10 +299,13 @@ class Sender:
     def _cut(self, now: float) -> Segment:
         unsent = self.unsent
         size = min(len(unsent), self.segment_size)
+        # Released before the bytes are deleted: a bytearray cannot shrink while a view
+        # of it exists.
         with memoryview(unsent) as view:
             payload = bytes(view[:size])
         if payload[0] == 0x53 and looks_like_sack(payload):
             # Any receiver would take this for SACK and drop it (section 11.6).
+            # One byte alone is no SACK, and what follows begins with another letter.
             payload = payload[:1]
             self._push = True
         del unsent[: len(payload)]
@@ -314,15 +344,22 @@ class Sender:
             self._nagle_deadline = NEVER
         if self.recovery is Recovery.NONE:
             self.congestion.on_acknowledged(acked)
+        # Everything that was under way at the loss has arrived. Until then further
+        # losses are of the same event and must not halve the window again.
         elif (ack - self._recover) & MASK < HALF:
             if self.recovery is Recovery.FAST:
                 self.congestion.on_recovered()
             self.recovery = Recovery.NONE
         elif self.recovery is Recovery.FAST:
+            # A partial acknowledgement is proof of another hole right there: one SACKed
+            # segment above suffices, no three duplicates are needed.
             self.congestion.on_partial(acked)
             self._resend_lost(sacked_above=1)
         else:
             self.congestion.on_acknowledged(acked)
+            # After a timeout all of it counts as lost. The reference repeats one
+            # segment per acknowledgement, which takes a round trip for each: two double
+            # per round trip, as slow start does.
             self._resend_from(self.segments, RESENDS_PER_ACK)
         self.rto_deadline = now + self.rtt.rto if self.segments else NEVER
 
@@ -332,6 +369,7 @@ class Sender:
         count = 0
         repeated_at = -NEVER
         for segment in segments:
+            # Covered in part, it stays whole: receivers know no parts of segments.
             if (ack - segment.end) & MASK >= HALF:
                 break
             count += 1
@@ -358,6 +396,8 @@ class Sender:
                 continue
             start = (segment.seq - base) & MASK
             end = start + len(segment.payload)
+            # Only whole segments are marked. Receivers never trim, so a partly covered
+            # one must be sent again all the same.
             for left, right in spans:
                 if left <= start and end <= right:
                     segment.sacked = True
@@ -378,6 +418,8 @@ class Sender:
             if not self._resend_lost(sacked_above=DUPLICATES_FOR_LOSS):
                 self.congestion.on_duplicate()
         elif self.recovery is Recovery.NONE and self.dup_acks == DUPLICATES_FOR_LOSS:
+            # Before the recovery begins, because ``in_flight`` means something else in
+            # it.
             self.congestion.on_loss(self.in_flight)
             self._begin_recovery(Recovery.FAST)
             self.fast_retransmits += 1
@@ -387,6 +429,8 @@ class Sender:
 
     def _begin_recovery(self, recovery: Recovery) -> None:
         self.recovery = recovery
+        # The holes are followed by number and not by index: the list is cut from its
+        # front by every acknowledgement.
         self._recover = self.next
         self._hole = self.segments[0].seq
 
@@ -402,6 +446,8 @@ class Sender:
         while last and above < sacked_above:
             last -= 1
             above += segments[last].sacked
+        # Repeating more without SACK would be guessing: most of what is behind the
+        # first hole has usually arrived.
         if not last and not self._has_sack:
             last = 1
         return self._resend_from(segments[:last], 1)
@@ -426,6 +472,8 @@ class Sender:
 
     def _take_resends(self, now: float) -> list[Segment]:
         """Return the planned repetitions that are still needed, and count them."""
+        # Planning and sending are apart: an acknowledgement later in the same batch of
+        # input often makes a repetition needless.
         planned, self._resend = self._resend, []
         una = self.una
         out = []
@@ -445,12 +493,15 @@ class Sender:
             # Still not acknowledged though reported as held: the peer dropped it.
             self._clear_sack_marks()
         # While its window is closed a live peer drops segments without a word.
+        # Eight unanswered sends, about a minute, mean that it is gone (section 11.8).
         limit = MAX_SENDS if self.peer_window else MAX_PROBES
         if segments[0].sends >= limit:
             return False
         self.congestion.on_timeout(self.in_flight)
         self.rtt.back_off(chance)
         self.dup_acks = 0
+        # One segment only (section 11.8): a timeout says that the path may be full or
+        # dead, and a burst would make it worse or be lost as well.
         self._begin_recovery(Recovery.TIMEOUT)
         self._resend_first()
         self.rto_deadline = now + self.rtt.rto
@@ -465,6 +516,7 @@ class Sender:
         pieces: list[Segment] = []
         for segment in self.segments:
             payload = segment.payload
+            # What the peer holds need not travel again, whatever its size.
             if segment.sacked or len(payload) <= size:
                 pieces.append(segment)
                 continue
@@ -474,5 +526,7 @@ class Sender:
                 # Repeated at least once, so that no round trip is measured by it.
                 piece.sends = 2
                 pieces.append(piece)
+        # Plans name segments that no longer exist; the timeout or the next duplicate
+        # makes new ones.
         self.segments = pieces
         self._resend = []

@@ -129,6 +129,7 @@ class TunnelEndpoint(Upkeep):
 
     def receive_datagram(self, data: bytes, source: Endpoint, now: float) -> None:
         """Take one UDP datagram. Never raises, whatever the bytes are."""
+        # Nearly everything is this, so it is asked first and outside the ``try``.
         if data[:MAGIC_SIZE] == SEALED:
             self._receive_sealed(data, source, now)
             return
@@ -151,6 +152,8 @@ class TunnelEndpoint(Upkeep):
             case Delivery(frame=frame, destination=destination):
                 if destination in (None, self.node_id):
                     self._receive_frame(frame, None, now)
+            # A beacon can make us send three datagrams of four bytes anywhere: no more
+            # than it could send itself.
             case PunchCommand(endpoint) if endpoint[1]:
                 self._out.extend([(PUNCH, endpoint)] * _PUNCHES)
             case Reflection(endpoint):
@@ -186,6 +189,8 @@ class TunnelEndpoint(Upkeep):
         node = int.from_bytes(frame[MAGIC_SIZE:NODE_END])
         peer = self._peers.get(node)
         if peer is None or peer.session is None:
+            # The peer believes in a session that we lost, for example by a restart. It
+            # learns so only from us (6.4).
             if node not in (0, self.node_id):
                 self._request_key(node, source, now)
             return
@@ -203,6 +208,8 @@ class TunnelEndpoint(Upkeep):
         self, peer: Peer, data: bytes, source: Endpoint | None, now: float
     ) -> None:
         """Act on an authentic packet."""
+        # Only now, after authentication and replay check, may the frame move the path:
+        # its source address proves nothing, the seal does (5.3 rule 6).
         peer.exchange = None
         if source is None:
             peer.path.received_by_relay(now)
@@ -213,6 +220,8 @@ class TunnelEndpoint(Upkeep):
         except DecodeError:
             self.stats.dropped += 1
             return
+        # A peer may speak for itself only; without this check any peer could act as any
+        # other behind its own seal (5.3 rule 5).
         if packet.src_node != peer.node and not control.is_keepalive(packet):
             self.stats.dropped += 1
             return
@@ -230,12 +239,16 @@ class TunnelEndpoint(Upkeep):
         peer.last_traffic = now
         if peer.wake_at > now + KEEPALIVE_INTERVAL:
             self._schedule(peer, now + KEEPALIVE_INTERVAL)
+        # The reference answers for any node id. Agents of one host have different
+        # rights, so none may answer for its neighbour.
         if packet.dst_node != self.node_id:
             self.stats.dropped += 1
             return
         self._emit_if_room(PacketReceived(peer.node, packet, relayed))
 
     def _receive_control(self, peer: Peer, packet: Packet, now: float) -> None:
+        # Answered without counting as traffic: pings of a peer that nobody talks to
+        # must not keep the tunnel in use.
         if control.wants_pong(packet):
             if len(packet.payload) > SEGMENT_SIZE and peer.path.relayed:
                 # A size probe that could only be answered on another path.
@@ -299,6 +312,7 @@ class TunnelEndpoint(Upkeep):
         is_news = address not in (None, path.address)
         if is_news:
             path.address = address
+        # An exchange on the very same path is under way already and has its own timer.
         if is_news or entry.exchange is None:
             self._start_exchange(entry, now)
 
@@ -326,6 +340,8 @@ class TunnelEndpoint(Upkeep):
         if node == self.node_id:
             self._loop_back(packet)
             return
+        # The new packet is refused and not an old one dropped: the first is the SYN
+        # that all others depend on (6.4).
         if self._queued >= self._config.max_queued:
             raise Busy(f"{self._queued} packets wait for keys of peers")
         peer = self._peer(node, now)
@@ -337,6 +353,8 @@ class TunnelEndpoint(Upkeep):
         peer.last_traffic = now
         if peer.exchange is not None or peer.is_resolving:
             return
+        # A known path is used without asking: the registry may be down while the peer
+        # is not.
         if peer.path.address is None and not peer.path.relayed:
             self._resolve(peer, now)
         else:

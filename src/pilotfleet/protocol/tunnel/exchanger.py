@@ -50,6 +50,8 @@ class KeyExchanger(Links):
 
     def set_peer_key(self, peer: int, public_key: bytes | None, now: float) -> None:
         """Take the registry's answer to `KeyWanted`; None means an unknown node."""
+        # The key stays with the peer even if no greeting waits for it: the next PILA is
+        # then verified without asking.
         known = self._peers.get(peer)
         if known is not None and public_key is not None:
             known.public_key = public_key
@@ -61,12 +63,16 @@ class KeyExchanger(Links):
             strangers.lookup_failed(peer, now)
             self.stats.exchanges_refused += len(lookup.greetings)
             return
+        # All of them are tried: a forged PILA that came first must not keep out the
+        # true one behind it.
         for greeting in lookup.greetings:
             if greeting.exchange.identity_key == public_key:
                 self._accept(greeting.exchange, greeting.source, now)
             elif lookup.refreshed:
                 self.stats.exchanges_refused += 1
             else:
+                # The key may be from a cache, and the peer may have rotated it since:
+                # the registry itself is asked once before the rejection (6.2 rule 5).
                 self._hold(greeting, now, refresh=True)
 
     def _receive_authenticated(
@@ -74,6 +80,8 @@ class KeyExchanger(Links):
     ) -> None:
         exchange = decode_key_exchange(frame)
         node = exchange.node
+        # Zero is a node before its registration, and our own id would be a tunnel to
+        # ourselves, which needs no frames (section 13).
         if node in (0, self.node_id):
             self.stats.dropped += 1
             return
@@ -86,6 +94,8 @@ class KeyExchanger(Links):
             if seen and session.connects(self._ring.public, exchange.tunnel_key):
                 self._refresh(peer, session, source, now)
                 return
+        # From here on a frame costs a lookup or a signature check, so it takes a token
+        # first: anybody can send these without knowing a key.
         if not self._strangers().admits(node, source, now):
             self.stats.exchanges_refused += 1
             return
@@ -101,6 +111,8 @@ class KeyExchanger(Links):
     ) -> None:
         """Answer with the own PILA, to peers we know (6.3)."""
         node = decode_key_exchange(frame).node
+        # It carries no proof. Our PILA is no secret, but it goes only to peers we know
+        # and costs a token, so that forged requests bring little traffic.
         if node not in self._peers or not self._strangers().admits(node, source, now):
             self.stats.exchanges_refused += 1
             return
@@ -114,6 +126,8 @@ class KeyExchanger(Links):
         self, exchange: KeyExchange, source: Endpoint | None, now: float
     ) -> None:
         """Act on a PILA that names the key the registry has for its sender."""
+        # The registry's key is the only one that counts; the caller compared it with
+        # the frame's. The signature then binds node and tunnel key.
         identity_key = exchange.identity_key
         if identity_key is None or not exchange.is_signed_by(identity_key):
             self.stats.exchanges_refused += 1
@@ -121,6 +135,7 @@ class KeyExchanger(Links):
         known = self._peers.get(exchange.node)
         if known is not None and known.session is not None:
             session = known.session
+            # The same pair of keys is the session that is there (6.2 rules 9 and 10).
             if session.connects(self._ring.public, exchange.tunnel_key):
                 session.proof = exchange.signature
                 self._refresh(known, session, source, now)
@@ -128,6 +143,8 @@ class KeyExchanger(Links):
         try:
             session = self._session_for(known, exchange.tunnel_key, now)
             peer = self._peer(exchange.node, now)
+        # A public key of small order (an all-zero secret, 5.2), or no room for another
+        # peer. Silence in both cases, as for all rejections.
         except (DecodeError, Busy):
             self.stats.exchanges_refused += 1
             return
@@ -142,6 +159,9 @@ class KeyExchanger(Links):
         if peer is None or previous is None:
             return self._ring.derive(peer_public, now)
         self._drop_previous(peer)
+        # The keys of a moment ago are back, as after a recorded PILA had pushed the
+        # live session aside. Its counter goes on, or its frames would be replays to a
+        # 1.18.0 peer (5.4).
         if previous.connects(self._ring.public, peer_public):
             self._ring.renew(previous, now)
             return previous
@@ -152,6 +172,8 @@ class KeyExchanger(Links):
         self, peer: Peer, session: Session, source: Endpoint | None, now: float
     ) -> None:
         if peer.session is not None:
+            # Kept for a few seconds because a PILA carries no time: a recorded one
+            # passes every check, and `_open_previous` is how we find out.
             peer.previous = peer.session
             peer.previous_until = now + self._config.previous_session
             peer.previous_opens = 0
@@ -159,12 +181,15 @@ class KeyExchanger(Links):
             # Another process: it may be another program.
             peer.growth = None
         peer.session = session
+        # Any accepted PILA ends our own retransmission (6.4).
         peer.exchange = None
         path = peer.path
         if source is not None:
             path.use_direct(source, now)
         else:
             path.received_by_relay(now)
+            # The relayed copy often wins the race. A path that proved itself a moment
+            # ago is not given up for that.
             if not path.is_confirmed(now):
                 self._use_relay(peer, now, probe_in=_FIRST_UPGRADE)
         self.stats.sessions += 1
@@ -193,10 +218,15 @@ class KeyExchanger(Links):
         # A PILA carries no time: a recorded one must not move a path that works.
         if source is not None and not path.is_confirmed(now):
             path.use_direct(source, now)
+        # The copy by the other path, or the peer's answer to our answer: two nodes that
+        # answered those could go on for ever (6.2 rule 9).
         if now - session.installed_at < DUPLICATE_EXCHANGE:
             return
         path.last_receive = now
         peer.exchange = None
+        # Nothing was ever opened: the peer may wait for a PILA of ours that was lost,
+        # and releases that never send PILK cannot ask for it. At most once per 6 s, so
+        # two of us cannot loop.
         unheard = not session.has_opened and now - session.greeted_at > _UNHEARD
         session.greeted_at = now
         if unheard:
@@ -206,6 +236,8 @@ class KeyExchanger(Links):
         """Send the first PILA of a series, with a punch request (9.5 step 2)."""
         peer.exchange = Exchange()
         self._punch(peer)
+        # A peer we met under this key may hold a session that we dropped. It is silent
+        # on a PILA it knows, so only PILK makes it answer (6.4).
         request = request or self._ring.has_met(peer.node)
         self._send_exchange(peer, now, request=request)
 
@@ -221,6 +253,8 @@ class KeyExchanger(Links):
 
     def _offer(self, peer: Peer, frame: bytes) -> None:
         """Send a key exchange frame directly and by relay, as far as both exist."""
+        # Both ways at once: which one works is not known yet, and waiting for one to
+        # fail costs four seconds.
         path = peer.path
         if path.address is not None and not path.pinned:
             self._out.append((frame, path.address))
@@ -236,7 +270,11 @@ class KeyExchanger(Links):
         packet = self._open_previous(peer, frame, now)
         if packet is not None:
             return packet
+        # 1.18.0 drops the session at the fifth frame that does not open. Then five
+        # forged datagrams, which need no key, cut off any two nodes; we only ask.
         session.failures += 1
+        # More prefixes were retired than can be remembered, and a frame under a
+        # forgotten one could be a replay (7.2). New keys are the only way on.
         if session.replay.is_exhausted:
             self._drop_session(peer)
             self._start_exchange(peer, now)
@@ -252,6 +290,8 @@ class KeyExchanger(Links):
         previous = peer.previous
         if previous is None or now >= peer.previous_until:
             return None
+        # Its own replay windows still hold, so a recording of its frames does not pass
+        # for life under it.
         try:
             packet = previous.open(frame)
         except DecodeError:

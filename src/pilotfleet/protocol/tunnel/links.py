@@ -68,6 +68,8 @@ class Links:
         self._peers: dict[int, Peer] = {}
         self._out: list[tuple[bytes, Endpoint]] = []
         self._heap: list[tuple[float, int]] = []
+        # Counted over all peers, because ten thousand queues within their own bounds
+        # would still be too much together.
         self._queued = 0
         # An empty deque takes 600 bytes, and most endpoints of a host are idle.
         self._events: deque[Event] | None = None
@@ -83,6 +85,7 @@ class Links:
 
     @node_id.setter
     def node_id(self, node_id: int) -> None:
+        # Frames made ahead name the old id, and peers select the session by it.
         self._ring.node_id = node_id
         self._ring.forget_frames()
 
@@ -106,6 +109,8 @@ class Links:
         while heap:
             deadline, node = heap[0]
             peer = self._peers.get(node)
+            # Stale entries are thrown away when they come up: finding them inside the
+            # heap would cost more than carrying them.
             if peer is not None and peer.wake_at == deadline:
                 return deadline
             heappop(heap)
@@ -118,6 +123,8 @@ class Links:
 
     def _emit_if_room(self, event: Event) -> None:
         """Emit what a remote side may cause without end."""
+        # The owner takes events after every batch, so this is reached only when one
+        # batch is a flood. Losing datagrams there is what networks do.
         if self._events is not None and len(self._events) >= self._config.max_events:
             self.stats.dropped += 1
         else:
@@ -143,6 +150,8 @@ class Links:
 
     def _drop_session(self, peer: Peer) -> None:
         """End both sessions, and leave their counters to the key ring."""
+        # The counter must outlive the session: a 1.18.0 receiver looks at it alone and
+        # takes everything for a replay that starts again at 1 (5.4).
         for session in (peer.previous, peer.session):
             if session is not None:
                 self._ring.retire(session, peer.node)
@@ -165,6 +174,8 @@ class Links:
 
     def _schedule(self, peer: Peer, deadline: float) -> None:
         """Wake the peer no later than this."""
+        # A later deadline needs nothing: the entry that is there fires, finds nothing
+        # due and sets the right one.
         if deadline < peer.wake_at:
             peer.wake_at = deadline
             heappush(self._heap, (deadline, peer.node))
@@ -184,6 +195,8 @@ class Links:
         """Seal one packet for a peer with a session, and send it on its path."""
         session = peer.session
         assert session is not None
+        # Sealed once and sent once. The same frame on two paths would be a replay, for
+        # which 1.18.0 tears the session down (5.4).
         frame = session.seal(packet)
         path = peer.path
         path.last_send = now
@@ -194,11 +207,16 @@ class Links:
             self._out.append((frame, path.address))
         else:
             self._relay(peer.node, frame)
+        # An idle peer sleeps until it is forgotten; the first packet brings back the
+        # keepalives of a peer in use.
         if peer.wake_at > now + KEEPALIVE_INTERVAL:
             self._schedule(peer, now + KEEPALIVE_INTERVAL)
 
     def _reply(self, node: int, frame: bytes, source: Endpoint | None) -> None:
         """Send a frame where another one came from; None means by relay."""
+        # Not where we believe the peer to be: an invented sender could otherwise aim
+        # our answers at somebody else, and behind a NAT only this path is known to be
+        # open.
         if source is None:
             self._relay(node, frame)
         else:
@@ -211,6 +229,7 @@ class Links:
         self._out.append((Relay(self.node_id, node, frame).encode(), self.beacon))
 
     def _punch(self, peer: Peer) -> None:
+        # A relay-only peer wants no direct path (9.2).
         if self.beacon is not None and not peer.path.pinned:
             request = PunchRequest(self.node_id, peer.node)
             self._out.append((request.encode(), self.beacon))
@@ -219,6 +238,8 @@ class Links:
         if self.beacon is None:
             return
         peer.path.use_relay(now, probe_in=probe_in)
+        # The size was found on the direct path; the relay's is unknown and its header
+        # takes room (11.1).
         self._fall_back(peer)
         if peer.session is not None:
             self._schedule(peer, peer.path.next_upgrade)

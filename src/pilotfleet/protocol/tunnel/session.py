@@ -65,6 +65,8 @@ class Session:
         counter: int = 0,
         replay: ReplayFilter | None = None,
     ) -> None:
+        # Both directions share one key, and the random prefix alone keeps their nonces
+        # apart. That is the protocol's choice (5.1, 5.3).
         self._cipher = AESGCM(key)
         self._head = SEALED + sender.to_bytes(4)
         self._prefix = b""
@@ -73,6 +75,8 @@ class Session:
         self.counter = counter
         """Of the last frame sealed."""
         self.replay = replay or ReplayFilter()
+        # An equal signature means an equal frame, so a repeated PILA is recognised
+        # without the price of verifying it.
         self.proof = b""
         """Signature of the PILA that installed it, known to be good."""
         self.installed_at = 0.0
@@ -85,6 +89,8 @@ class Session:
 
     def renew(self, prefix: bytes, now: float) -> None:
         """Begin an installation: a fresh prefix, the counter goes on."""
+        # A fresh prefix tells receivers with a window per prefix that this is another
+        # installation (7.2); the counter goes on for those that look at it alone.
         self._prefix = prefix
         self.installed_at = self.greeted_at = now
         self.has_opened = False
@@ -96,6 +102,7 @@ class Session:
 
     def seal(self, packet: bytes) -> bytes:
         """Return a PILS frame with the next counter."""
+        # Before the encryption, so that no failure can make two frames share a nonce.
         counter = self.counter = self.counter + 1
         head = self._head
         nonce = self._prefix + counter.to_bytes(8)
@@ -116,6 +123,8 @@ class Session:
             raise Forged(f"sealed frame of {len(frame)} bytes, need {SEALED_MIN}")
         nonce = frame[NODE_END:NONCE_END]
         try:
+            # The sender id is authenticated as well: a frame of one peer cannot be
+            # passed off as another's by changing its head.
             packet = self._cipher.decrypt(
                 nonce, frame[NONCE_END:], frame[MAGIC_SIZE:NODE_END]
             )

@@ -46,8 +46,12 @@ class Upkeep(KeyExchanger):
             peer = self._peers.get(node)
             if peer is None or peer.wake_at != deadline:
                 continue
+            # No entry is valid while the rules run, so whatever they schedule enters
+            # the heap and this loop cannot lose a deadline.
             peer.wake_at = NEVER
             self._wake(peer, now)
+            # The floor is a guard: a rule that finds nothing to do and a deadline that
+            # says otherwise would together spin for ever.
             if node in self._peers:
                 next_deadline = peer.next_deadline(now)
                 self._schedule(peer, max(next_deadline, now + _RESOLUTION))
@@ -56,6 +60,7 @@ class Upkeep(KeyExchanger):
         if now >= peer.previous_until and peer.previous is not None:
             self._ring.retire(peer.previous, peer.node)
             self._drop_previous(peer)
+        # Before the other rules, so that nothing more is sent for a peer that leaves.
         if now >= peer.forget_at:
             self._forget(peer)
             return
@@ -83,10 +88,14 @@ class Upkeep(KeyExchanger):
     def _continue_exchange(self, peer: Peer, exchange: Exchange, now: float) -> None:
         if exchange.given_up:
             self._recover(peer, now)
+        # The peer stays through a pause, without a session: forgetting it at once would
+        # let the next packet begin the whole series again (6.4).
         elif exchange.is_spent:
             exchange.give_up(now)
             self._fail(peer, "the peer does not answer")
         else:
+            # The second attempt goes by relay as well (9.3), unpinned: three direct
+            # frames bring it back.
             if exchange.sends == 1:
                 self._use_relay(peer, now, probe_in=UPGRADE_INTERVAL)
             self._send_exchange(peer, now, request=True)
@@ -104,6 +113,9 @@ class Upkeep(KeyExchanger):
         """Forget keys and path, and find both again (9.4)."""
         peer.last_reset = now
         peer.path_probes = 0
+        # Such a silence may mean a new address, a new process or a dead NAT entry, and
+        # we cannot tell which. So path and keys are both found again, with the relay to
+        # bridge the time.
         self._drop_session(peer)
         self._fall_back(peer)
         peer.path.pin(False)
@@ -115,6 +127,8 @@ class Upkeep(KeyExchanger):
         """Keep a tunnel with a session usable."""
         if peer.growth is not None and now >= peer.growth.deadline:
             self._growth_timed_out(peer, peer.growth, now)
+        # Keepalives and probes for peers that nobody talks to would be the larger part
+        # of a big host's traffic.
         if not peer.is_in_use(now):
             return
         path = peer.path
@@ -124,6 +138,7 @@ class Upkeep(KeyExchanger):
             peer.path_probes = 0
         elif now >= peer.path_probe_at:
             self._probe_path(peer, now)
+        # Asked again: the path probe above may have ended in a reset.
         if peer.session is not None and now - path.last_send >= KEEPALIVE_INTERVAL:
             self._transmit(peer, control.keepalive(self.node_id), now)
 
@@ -139,6 +154,8 @@ class Upkeep(KeyExchanger):
     def _probe_upgrade(self, peer: Peer, now: float) -> None:
         """Show a relayed peer that the direct path works (9.3)."""
         path = peer.path
+        # One punch per series opens our peer's NAT; the five probes then count there as
+        # direct opens, three of which end the relaying (9.3).
         if path.next_probe(now):
             self._punch(peer)
         if path.address is not None and peer.session is not None:
@@ -156,6 +173,8 @@ class Upkeep(KeyExchanger):
 
     def _grow(self, peer: Peer, growth: Growth, now: float) -> None:
         """Take the next step: greet, or probe a size."""
+        # An official peer answers the greeting like any ping and never sends one, so it
+        # stays at 1152 without knowing of any of this.
         if not growth.has_greeted:
             self._greet(peer, growth, now)
         # A datagram of this size must not meet the relay, whose path is unknown.
@@ -172,6 +191,8 @@ class Upkeep(KeyExchanger):
             self._schedule(peer, growth.deadline)
 
     def _growth_timed_out(self, peer: Peer, growth: Growth, now: float) -> None:
+        # One lost probe ends the growth: it cannot be told from a path that drops this
+        # size, and trying again costs the peer 60 KB each time.
         if growth.probing:
             growth.probe_lost()
         else:
@@ -185,6 +206,8 @@ class Upkeep(KeyExchanger):
     def _hello_or_probe_answered(self, peer: Peer, packet: Packet, now: float) -> bool:
         """Take a pong; True if it answered a greeting or a probe of ours."""
         growth = peer.growth
+        # Our own pings go from port 0; those of programs have a port and must reach the
+        # program, whatever their payload.
         if growth is None or packet.dst_port:
             return False
         if packet.payload == control.HELLO:

@@ -22,6 +22,8 @@ import abc
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from pilotfleet.errors import StorageError
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
     from types import TracebackType
@@ -69,7 +71,6 @@ class Store(abc.ABC):
             StorageError: The back end cannot be read.
         """
 
-    @abc.abstractmethod
     async def write(self, changes: Sequence[Change]) -> list[int]:
         """Make ``changes`` durable and return their revisions.
 
@@ -81,9 +82,19 @@ class Store(abc.ABC):
 
         Raises:
             Conflict: A key does not have the expected revision.
-            StorageError: The back end refused, for example because the disk
-                is full. Nothing was acknowledged.
+            StorageError: A value is too large, or the back end refused, for
+                example because the disk is full. Nothing was acknowledged.
         """
+        for change in changes:
+            # Here and not in the back ends: what works on the file of one machine
+            # must not fail after the move to NATS.
+            if change.value is not None and len(change.value) > MAX_VALUE:
+                size = len(change.value)
+                raise StorageError(
+                    f"value of {change.key} is too large: {size} bytes, not"
+                    f" {MAX_VALUE} at most"
+                )
+        return await self._write(changes) if changes else []
 
     @abc.abstractmethod
     def watch(self, after: int) -> AsyncGenerator[Entry, None]:
@@ -91,6 +102,10 @@ class Store(abc.ABC):
 
         The iterator does not end before it or the store is closed.
         """
+
+    @abc.abstractmethod
+    async def _write(self, changes: Sequence[Change]) -> list[int]:
+        """Do what ``write`` promises; there are changes, of allowed sizes."""
 
     @abc.abstractmethod
     async def aclose(self) -> None:

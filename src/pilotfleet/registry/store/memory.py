@@ -35,8 +35,7 @@ class MemoryStore(Store):
         """Return all existing keys in the order of their revisions."""
         return [entry for entry in self._entries.values() if entry.value is not None]
 
-    async def write(self, changes: Sequence[Change]) -> list[int]:
-        """Make ``changes``, all or nothing."""
+    async def _write(self, changes: Sequence[Change]) -> list[int]:
         if self._closed:
             raise StorageError("the store is closed")
         self._check(changes)

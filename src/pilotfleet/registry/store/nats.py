@@ -29,6 +29,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from pilotfleet.errors import Conflict, InvalidArgument, NotSupported, StorageError
 from pilotfleet.registry.store.base import Change, Entry, Store
+from pilotfleet.registry.store.groupwriter import GroupWriter
 
 try:
     import nats
@@ -46,12 +47,11 @@ from pilotfleet.registry.store.natsreader import REQUEST_TIMEOUT_S, BucketReader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Sequence
-    from typing import TypeAlias
 
     from nats.aio.client import Client
     from nats.aio.msg import Msg
 
-    Write: TypeAlias = tuple[Sequence[Change], asyncio.Future[list[int]]]
+    from pilotfleet.registry.store.groupwriter import Write
 
 __all__ = ["NatsStore", "open_nats_store"]
 
@@ -66,8 +66,6 @@ EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 # Ours.
 CONNECT_TIMEOUT_S: Final = 5.0
 DELETED_TTL: Final = "24h"
-MAX_WAITING: Final = 50_000
-"""Writes that may wait for the next batch; more of them wait to wait."""
 MAX_SINGLE: Final = 64
 """Writes that are on their way one by one."""
 MAX_REMEMBERED: Final = 10_000
@@ -125,10 +123,10 @@ class NatsStore(Store):
         self._client: Client | None = None
         self._opening = asyncio.Lock()
         self._atomic = False
-        self._waiting: list[Write] = []
-        self._slots = asyncio.Semaphore(MAX_WAITING)
         self._singles = asyncio.Semaphore(MAX_SINGLE)
-        self._sender: asyncio.Task[None] | None = None
+        self._writer = GroupWriter(
+            self._where, count=_count_together, commit=self._send_group
+        )
         self._deleted: OrderedDict[str, int] = OrderedDict()
         self._readers: set[BucketReader] = set()
         self._closed = False
@@ -153,20 +151,9 @@ class NatsStore(Store):
                 await reader.stop()
         return list(entries.values())
 
-    async def write(self, changes: Sequence[Change]) -> list[int]:
-        """Make ``changes``; see the module about how far they are atomic."""
-        if not changes:
-            return []
+    async def _write(self, changes: Sequence[Change]) -> list[int]:
         await self._open()
-        async with self._slots:
-            if self._closed:
-                raise StorageError(f"store {self._where} is closed")
-            done: asyncio.Future[list[int]] = asyncio.Future()
-            self._waiting.append((changes, done))
-            if self._sender is None:
-                task = asyncio.create_task(self._send_waiting(), name="store-send")
-                self._sender = task
-            return await done
+        return await self._writer.write(changes)
 
     async def watch(self, after: int) -> AsyncGenerator[Entry, None]:
         """Yield every change with a revision above ``after``.
@@ -188,8 +175,7 @@ class NatsStore(Store):
         self._closed = True
         for reader in self._readers:
             reader.end()
-        if self._sender is not None:
-            await self._sender
+        await self._writer.aclose()
         if self._client is not None:
             with contextlib.suppress(OSError, nats.errors.Error):
                 await self._client.close()
@@ -252,19 +238,6 @@ class NatsStore(Store):
 
     # Writing
 
-    async def _send_waiting(self) -> None:
-        """Send until nobody waits any more."""
-        while self._waiting:
-            group = self._take_group()
-            try:
-                await self._send_group(group)
-            # A defect: this task must go on, or every later write would wait for it.
-            except Exception as error:
-                logger.exception("a write to %s failed", self._where)
-                for _, done in group:
-                    _fail(done, StorageError(f"cannot write {self._where}: {error}"))
-        self._sender = None
-
     async def _send_group(self, group: Sequence[Write]) -> None:
         """Send together; if that is refused, in halves, and halves of those."""
         if len(group) == 1 or not self._atomic:
@@ -274,46 +247,28 @@ class NatsStore(Store):
             await self._send_group(group[:middle])
             await self._send_group(group[middle:])
 
-    def _take_group(self) -> list[Write]:
-        """Take writes that may share a batch: no key twice, not too many."""
-        keys: set[str] = set()
-        count = 0
-        for changes, _ in self._waiting:
-            new = {change.key for change in changes}
-            if count and (keys & new or len(keys | new) > MAX_BATCH_MESSAGES):
-                break
-            keys |= new
-            count += 1
-        group, self._waiting = self._waiting[:count], self._waiting[count:]
-        return group
-
     async def _try_together(self, group: Sequence[Write]) -> bool:
         try:
             revisions = await self._send_batch(
-                [change for changes, _ in group for change in changes]
+                [change for write in group for change in write.changes]
             )
         except Conflict:
             return False
         except StorageError as error:
-            for _, done in group:
-                _fail(done, error)
+            for write in group:
+                write.settle(error)
             return True
-        for changes, done in group:
-            if not done.done():
-                done.set_result(revisions[: len(changes)])
-            del revisions[: len(changes)]
+        for write in group:
+            write.settle(revisions[: len(write.changes)])
+            del revisions[: len(write.changes)]
         return True
 
     async def _write_one(self, write: Write) -> None:
-        changes, done = write
         try:
             async with self._singles:
-                result = await self._send(changes)
+                write.settle(await self._send(write.changes))
         except StorageError as error:
-            _fail(done, error)
-        else:
-            if not done.done():
-                done.set_result(result)
+            write.settle(error)
 
     async def _send(self, changes: Sequence[Change]) -> list[int]:
         repeats = len({change.key for change in changes}) < len(changes)
@@ -455,6 +410,12 @@ class NatsStore(Store):
             ) from error
 
 
-def _fail(done: asyncio.Future[list[int]], error: StorageError) -> None:
-    if not done.done():
-        done.set_exception(error)
+def _count_together(waiting: Sequence[Write]) -> int:
+    """Count the writes that may share a batch: no key twice, not too many."""
+    keys: set[str] = set()
+    for count, write in enumerate(waiting):
+        new = {change.key for change in write.changes}
+        if count and (keys & new or len(keys | new) > MAX_BATCH_MESSAGES):
+            return count
+        keys |= new
+    return len(waiting)

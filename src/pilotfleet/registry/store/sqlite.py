@@ -22,18 +22,19 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from pilotfleet.errors import Conflict, StorageError
 from pilotfleet.registry.store.base import Change, Entry, Store
+from pilotfleet.registry.store.groupwriter import GroupWriter
 from pilotfleet.transport.threads import SerialThread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Sequence
     from typing import TypeAlias
 
+    from pilotfleet.registry.store.groupwriter import Write
+
 __all__ = ["SqliteStore"]
 
 logger = logging.getLogger(__name__)
 
-MAX_WAITING: Final = 50_000
-"""Writes that may wait for the next commit; more of them wait to wait."""
 MAX_BATCH: Final = 5_000
 """Writes in one commit: bounds the time that the first of them waits."""
 MAX_DELETED: Final = 100_000
@@ -72,7 +73,6 @@ DELETE FROM entries WHERE value IS NULL AND revision < (
 T = TypeVar("T")
 
 if TYPE_CHECKING:
-    Write: TypeAlias = tuple[Sequence[Change], asyncio.Future[list[int]]]
     Row: TypeAlias = tuple[int, str, bytes | None]
     Result: TypeAlias = "list[int] | Conflict"
 
@@ -85,9 +85,11 @@ class SqliteStore(Store):
         self._thread = SerialThread("store")
         self._database: sqlite3.Connection | None = None
         self._opening = asyncio.Lock()
-        self._waiting: list[Write] = []
-        self._slots = asyncio.Semaphore(MAX_WAITING)
-        self._committer: asyncio.Task[None] | None = None
+        self._writer = GroupWriter(
+            str(self._path),
+            count=lambda waiting: MAX_BATCH,
+            commit=self._commit_group,
+        )
         self._changed = asyncio.Event()
         self._closed = False
 
@@ -96,20 +98,9 @@ class SqliteStore(Store):
         await self._open()
         return await self._thread.run(self._read_all)
 
-    async def write(self, changes: Sequence[Change]) -> list[int]:
-        """Make ``changes``, all or nothing, together with other writes."""
-        if not changes:
-            return []
+    async def _write(self, changes: Sequence[Change]) -> list[int]:
         await self._open()
-        async with self._slots:
-            if self._closed:
-                raise StorageError(f"store {self._path} is closed")
-            done: asyncio.Future[list[int]] = asyncio.Future()
-            self._waiting.append((changes, done))
-            if self._committer is None:
-                task = asyncio.create_task(self._commit_waiting(), name="store-commit")
-                self._committer = task
-            return await done
+        return await self._writer.write(changes)
 
     async def watch(self, after: int) -> AsyncGenerator[Entry, None]:
         """Yield every change with a revision above ``after``."""
@@ -130,8 +121,7 @@ class SqliteStore(Store):
     async def aclose(self) -> None:
         """Commit what waits and close the file."""
         self._closed = True
-        if self._committer is not None:
-            await self._committer
+        await self._writer.aclose()
         self._changed.set()
         await self._thread.run(self._disconnect)
         await self._thread.aclose()
@@ -144,38 +134,18 @@ class SqliteStore(Store):
                 if self._database is None:
                     await self._thread.run(self._connect)
 
-    async def _commit_waiting(self) -> None:
-        """Commit until nobody waits any more."""
-        while self._waiting:
-            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-            results: Sequence[list[int] | StorageError]
-            try:
-                results = await self._thread.run(
-                    self._commit, [changes for changes, _ in batch]
-                )
-            except StorageError as error:
-                results = [error] * len(batch)
-            # A defect: this task must go on, or every later write would wait for it.
-            except Exception as error:
-                logger.exception("a commit to %s failed", self._path)
-                failure = StorageError(f"cannot write {self._path}: {error}")
-                results = [failure] * len(batch)
-            self._settle(batch, results)
-            self._changed.set()
-            self._changed = asyncio.Event()
-        self._committer = None
-
-    @staticmethod
-    def _settle(
-        batch: Sequence[Write], results: Sequence[list[int] | StorageError]
-    ) -> None:
-        for (_, done), result in zip(batch, results, strict=True):
-            if done.done():
-                continue
-            if isinstance(result, StorageError):
-                done.set_exception(result)
-            else:
-                done.set_result(result)
+    async def _commit_group(self, group: Sequence[Write]) -> None:
+        results: Sequence[list[int] | StorageError]
+        try:
+            results = await self._thread.run(
+                self._commit, [write.changes for write in group]
+            )
+        except StorageError as error:
+            results = [error] * len(group)
+        for write, result in zip(group, results, strict=True):
+            write.settle(result)
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     # All that follows runs in the store's thread.
 
