@@ -69,6 +69,7 @@ def test_prefix_of_the_specification_comes_first(tmp_path: Path) -> None:
         ('[workers]\nexec = "cat"\ntags = ["No!"]', "No!"),
         ('[workers]\nexec = "cat"\nprefix = "No-"', "hostname"),
         ('[workers]\nexec = "cat"\ntimeout = "soon"', "workers.timeout"),
+        ('[workers]\nexec = "cat"\ntimeout = "0s"', "workers.timeout"),
         ('[fleet]\npattern = "star"\n[workers]\nexec = "cat"', "fleet.pattern"),
         ('[fleet]\nrendezvous = "here"\n[workers]\nexec = "cat"', "fleet.rendezvous"),
         ('[fleet]\nstagger = "-1s"\n[workers]\nexec = "cat"', "fleet.stagger"),

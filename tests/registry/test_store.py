@@ -373,7 +373,7 @@ async def test_sqlite_names_the_path_that_cannot_be_made(tmp_path: Path) -> None
 async def test_sqlite_waits_for_another_process_and_then_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pilotfleet.registry.store.sqlite.BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("pilotfleet.transport.database.BUSY_TIMEOUT_S", 0.05)
     path = tmp_path / "registry.db"
     async with SqliteStore(path) as store:
         await store.write([put("a")])

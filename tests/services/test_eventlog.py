@@ -128,7 +128,7 @@ async def test_file_that_is_no_database_is_refused(
         path.mkdir()
     else:
         path.write_bytes(content)
-    with pytest.raises(StorageError, match="event log"):
+    with pytest.raises(StorageError, match=r"events\.db"):
         await EventLog(path).__aenter__()
 
 

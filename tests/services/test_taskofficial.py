@@ -190,6 +190,17 @@ async def test_an_answer_that_is_none_fails_the_submission(
     assert (await boss.call("list"))["tasks"] == []
 
 
+async def test_a_worker_that_does_not_answer_is_named(
+    net: TaskWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pilotfleet.services.tasklink.ANSWER_LIMIT_S", 0.1)
+    hub, old = await delegate(net)
+    boss = await hub.program()
+    with pytest.raises(Unavailable, match="does not answer on port 1003"):
+        await boss.call("submit", target=old.agent.node_id, task="x")
+    assert (await boss.call("list"))["tasks"] == []
+
+
 async def test_the_answer_to_another_submission_changes_nothing(net: TaskWorld) -> None:
     hub, old = await delegate(net)
     boss = await hub.program()
@@ -302,6 +313,21 @@ async def test_results_that_could_not_be_stored_are_not_acknowledged(
         disk.execute("DROP TRIGGER full")
     await results(old.agent, hub, "a")
     assert await boss.status("a", "submitted") == "SUCCEEDED"
+
+
+async def test_a_submission_that_cannot_be_stored_is_refused(net: TaskWorld) -> None:
+    worker, old = await work(net)
+    with closing(sqlite3.connect(worker.host.config.home / "tasks.db")) as disk, disk:
+        disk.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON tasks"
+            " BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+        )
+    answer = await give(old, worker, "a")
+    assert answer == {
+        "task_id": "a",
+        "status": 400,
+        "message": "Task could not be stored",
+    }
 
 
 # An official submitter

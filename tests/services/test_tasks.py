@@ -311,6 +311,30 @@ async def test_agents_of_one_host_work_for_each_other(net: TaskWorld) -> None:
     await boss.until(answer["task_id"], "submitted", "SUCCEEDED")
 
 
+async def test_nodes_that_give_each_other_tasks_at_once_do_them_all(
+    net: TaskWorld,
+) -> None:
+    nodes = await net.node("one"), await net.node("two")
+    callers = [await node.program() for node in nodes]
+    for node, program in zip(nodes, callers, strict=True):
+        await program.call("serve", agents=[node.agent.name], concurrency=3)
+
+    async def work(program: Program, count: int) -> None:
+        for _ in range(count):
+            task_id = await program.offer()
+            await program.call("finish", task_id=task_id, ok=True, result=task_id)
+
+    async def give(program: Program, peer: Node, count: int) -> None:
+        calls = (submit(program, peer) for _ in range(count))
+        for task_id in await asyncio.gather(*calls):
+            await program.until(task_id, "submitted", "SUCCEEDED")
+
+    async with asyncio.TaskGroup() as group:
+        for caller, peer in zip(callers, reversed(nodes), strict=True):
+            group.create_task(work(caller, 20))
+            group.create_task(give(caller, peer, 20))
+
+
 # Results
 
 
@@ -403,6 +427,34 @@ async def test_uploads_are_bounded_and_go_with_their_connection(net: TaskWorld) 
     await part(await worker.program(), "one-more", bytes(MAX_SENT_FILE))
 
 
+async def test_results_are_a_text_or_a_file(net: TaskWorld) -> None:
+    hub, worker = await pair(net)
+    boss, hand = await hub.program(), await worker.program()
+    task_id = await submit(boss, worker)
+    await hand.call("accept", task_id=task_id)
+    with pytest.raises(InvalidArgument, match="either results or a file"):
+        await hand.call("send-results", task_id=task_id)
+    await part(hand, task_id, b"x" * 1_048_577)
+    with pytest.raises(InvalidArgument, match="> 1048576"):
+        await hand.call("send-results", task_id=task_id, uploaded=True)
+    file = {"filename": "a.txt", "file_data": base64.b64encode(b"content").decode()}
+    await hand.call("send-results", task_id=task_id, **file)
+    await boss.until(task_id, "submitted", "SUCCEEDED")
+    result = await boss.call("result", task_id=task_id)
+    assert base64.b64decode(result["file_data"]) == b"content"
+
+
+async def test_a_long_list_ends_with_the_newest_task(net: TaskWorld) -> None:
+    hub, worker = await pair(net)
+    boss, hand = await hub.program(), await worker.program()
+    ids = [await submit(boss, worker, "x" * MAX_DESCRIPTION) for _ in range(60)]
+    for program in (boss, hand):
+        rows = (await program.call("list"))["tasks"]
+        listed = [row["task_id"] for row in rows]
+        assert len(listed) > 30
+        assert listed == ids[-len(listed) :]
+
+
 # Watching and collecting
 
 
@@ -478,6 +530,25 @@ async def test_a_cancelled_task_is_stopped_wherever_it_is(net: TaskWorld) -> Non
     third = await submit(boss, worker)
     assert await program.offer() == third
     assert await boss.status(running, "submitted") == "CANCELLED"
+
+
+async def test_a_cancelled_submission_answers_whoever_waits_for_it(
+    net: TaskWorld,
+) -> None:
+    hub, worker = await pair(net)
+    await submit(await hub.program(), worker)
+    await worker.close()
+    boss, other = await hub.program(), await hub.program()
+    target = worker.agent.node_id
+    call = asyncio.ensure_future(
+        boss.call("submit", target=target, task="x", task_id="a")
+    )
+    while not await other.status("a", "submitted"):
+        assert not call.done()
+    await other.call("cancel", task_id="a")
+    answer = await call
+    assert (answer["accepted"], answer["status"]) == (False, 400)
+    assert answer["message"] == "Task cancelled by submitter"
 
 
 async def test_a_caller_who_leaves_takes_the_submission_along(net: TaskWorld) -> None:

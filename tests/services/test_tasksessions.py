@@ -233,6 +233,32 @@ async def test_a_task_that_was_cancelled_on_its_way_is_stopped_at_the_worker(
     assert await boss.status("a", "submitted") == "CANCELLED"
 
 
+async def test_results_may_overtake_the_answer_to_the_submission(
+    net: TaskWorld,
+) -> None:
+    hub, peer = await net.node("hub"), await net.bare("peer")
+    streams: asyncio.Queue[Stream] = asyncio.Queue()
+    peer.listen(SESSION_PORT, streams.put_nowait)
+    boss = await hub.program()
+    params = {"target": peer.node_id, "task": "x", "task_id": "a"}
+    call = asyncio.ensure_future(boss.call("submit", **params))
+    stream = await streams.get()
+    await answer_of(stream)
+    await stream.write(frame(4, {"task_id": "a", "result_type": "text"}))
+    assert await answer_of(stream) == (5, {"task_id": "a"})
+    assert (await call)["accepted"] is True
+    assert await boss.status("a", "submitted") == "SUCCEEDED"
+
+
+async def test_a_peer_that_reads_no_answers_is_cut_off(net: TaskWorld) -> None:
+    worker, peer = await net.node("worker"), await net.bare("peer")
+    stream = await open_session(peer, worker)
+    flood = submission("?", peer, worker.agent, "") * 1_000
+    with pytest.raises(ConnectionReset):  # noqa: PT012 - some write, not a certain one
+        for _ in range(1_000):
+            await stream.write(flood)
+
+
 async def test_a_silent_worker_is_asked_whether_it_lives(
     net: TaskWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

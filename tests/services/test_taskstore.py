@@ -223,7 +223,7 @@ async def test_a_file_that_is_no_database_is_named(
         path.mkdir()
     else:
         path.write_bytes(content)
-    with pytest.raises(StorageError, match="task store"):
+    with pytest.raises(StorageError, match=r"tasks\.db"):
         await TaskStore(path).__aenter__()
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ import click
 import pilotfleet
 from pilotfleet.cli.durations import parse_duration
 from pilotfleet.cli.logs import configure_logging
-from pilotfleet.cli.serving import run_program, write_ready_file
+from pilotfleet.cli.serving import run_program, settle_memory, write_ready_file
 from pilotfleet.cli.settings import default_socket
 from pilotfleet.client.daemon import DaemonClient
 from pilotfleet.errors import InvalidArgument
@@ -28,11 +29,13 @@ from pilotfleet.protocol.ipc.commands import Command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import NoReturn
 
 __all__ = ["main"]
 
 logger = logging.getLogger(__name__)
 
+PROGRAM: Final = "openclaw-worker"
 PROCESSES_PER_CPU: Final = 8
 """Commands mostly wait, for a model or a disk."""
 
@@ -58,9 +61,23 @@ def _option(name: str, text: str, **settings: Any) -> Callable[[Any], Any]:
 @_option("log-level", "debug, info, warn or error.", default="info")
 @_option("log-format", "text or json.", default="text")
 @click.version_option(pilotfleet.__version__, message="pilotfleet %(version)s")
-def main(**flags: Any) -> None:
+def _command(**flags: Any) -> None:
     """Serve the tasks of agents that a pilot-daemon hosts."""
-    sys.exit(run_program(lambda: _run(flags)))
+    _run(flags)
+
+
+def main() -> NoReturn:
+    """Run ``openclaw-worker`` with the arguments of the process."""
+    sys.exit(run_program(_read_and_run))
+
+
+def _read_and_run() -> None:
+    try:
+        _command.main(prog_name=PROGRAM, standalone_mode=False)
+    except click.ClickException as error:
+        # One line, as for every other mistake, not click's three.
+        message = error.format_message().rstrip(".")
+        raise InvalidArgument(message, hint=f"see: {PROGRAM} --help") from None
 
 
 def _run(flags: dict[str, Any]) -> None:
@@ -68,7 +85,8 @@ def _run(flags: dict[str, Any]) -> None:
     config = _read_config(flags)
     runner = _read_command(flags)
     ready_file = Path(flags["ready_file"]) if flags["ready_file"] else None
-    # Not uvloop: it starts processes half as fast as asyncio's own loop.
+    settle_memory()
+    # Not uvloop: its fork hooks make starting a process twice as expensive.
     asyncio.run(_serve(config, runner, flags["tag"], ready_file))
 
 
@@ -102,8 +120,21 @@ def _read_command(flags: dict[str, Any]) -> CommandRunner:
     folder = Path(flags["cwd"]) if flags["cwd"] else None
     if folder is not None and not folder.is_dir():
         raise InvalidArgument(f"--cwd: {folder} is not a folder")
+    _check_program(command[0], folder or Path())
     timeout_s = parse_duration(flags["timeout"], "--timeout")
+    if not timeout_s:
+        raise InvalidArgument("--timeout: a command needs some time")
     return CommandRunner(command, timeout_s=timeout_s, folder=folder)
+
+
+def _check_program(program: str, folder: Path) -> None:
+    """Refuse what could only fail every task that comes."""
+    place = folder / program if os.sep in program else program
+    if shutil.which(place) is None:
+        raise InvalidArgument(
+            f"--exec: {program} is not a program that can be run",
+            hint="name one that is in PATH, or the path of an executable file",
+        )
 
 
 async def _serve(

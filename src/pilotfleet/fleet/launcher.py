@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from pilotfleet.client.daemon import DaemonClient
 from pilotfleet.client.registry import RegistryClient
-from pilotfleet.errors import AuthRequired, StorageError
+from pilotfleet.errors import AuthRequired, ConnectionFailed, StorageError, Unavailable
 from pilotfleet.fleet.network import open_network, write_secret
 from pilotfleet.fleet.processes import ChildProcess
 from pilotfleet.fleet.spec import EMBEDDED
@@ -37,6 +37,7 @@ HUB: Final = "hub"
 """Hostname suffix of the agent that hands out tasks and brokers events."""
 
 RENDEZVOUS_READY_S: Final = 30.0
+RENDEZVOUS_ANSWER_S: Final = 10.0
 DAEMON_READY_S: Final = 30.0
 READY_PER_AGENT_S: Final = 0.05
 """Added to the limit for each hosted agent."""
@@ -124,6 +125,7 @@ class Launcher:
     async def _start_rendezvous(self) -> _Addresses:
         fleet = self.spec.fleet
         if fleet.rendezvous != EMBEDDED:
+            await _check_rendezvous(fleet.rendezvous)
             beacon = fleet.beacon or _beacon_beside(fleet.rendezvous)
             return _Addresses(fleet.rendezvous, beacon)
         self._progress("starting the rendezvous")
@@ -228,6 +230,22 @@ class Launcher:
                 hint="set PILOT_ADMIN_TOKEN to the rendezvous' admin token",
             )
         return token
+
+
+async def _check_rendezvous(address: str) -> None:
+    """Find out now what a daemon would only try again and again."""
+    try:
+        async with (
+            asyncio.timeout(RENDEZVOUS_ANSWER_S),
+            RegistryClient(_endpoint(address)) as registry,
+        ):
+            await registry.list_networks()
+    except (TimeoutError, Unavailable) as error:
+        reason = str(error) or f"no answer in {RENDEZVOUS_ANSWER_S:g} s"
+        raise ConnectionFailed(
+            f"no rendezvous answers at {address}: {reason}",
+            hint='check [fleet] rendezvous, or set it to "embedded"',
+        ) from None
 
 
 def _beacon_beside(registry: str) -> str:

@@ -125,7 +125,8 @@ class ChildProcess:
                     await asyncio.sleep(READY_POLL_S)
         except TimeoutError:
             raise TimedOut(
-                f"{self.title} was not ready after {timeout_s:g} s",
+                f"{self.title} was not ready after {timeout_s:g} s: "
+                f"{self._last_line()}",
                 hint=f"its log is {self.log}",
             ) from None
         content: dict[str, Any] = msgspec.json.decode(self._ready.read_bytes())

@@ -147,7 +147,9 @@ def _check(spec: FleetSpec) -> None:
     check_hostname(f"{spec.prefix}{spec.workers.count}")
     if not normalise_tags(spec.workers.tags):
         raise ConfigError("workers.tags: at least one tag, or nobody finds them")
-    _ = spec.stagger_s, spec.timeout_s
+    _ = spec.stagger_s
+    if not spec.timeout_s:
+        raise ConfigError("workers.timeout: a command needs some time")
     try:
         if not shlex.split(spec.workers.exec):
             raise ConfigError("workers.exec: the command is empty")

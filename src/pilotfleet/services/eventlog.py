@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 from pilotfleet.errors import StorageError
 from pilotfleet.protocol.services.events import Event
 from pilotfleet.protocol.topics import matches
+from pilotfleet.transport.database import open_database, storage_errors
 from pilotfleet.transport.threads import SerialThread
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ PRUNE_STEP: Final = 1024
 """Events removed at once when a cap is passed."""
 
 _SCHEMA: Final = """
-PRAGMA journal_mode = WAL;
-PRAGMA synchronous = NORMAL;
 PRAGMA journal_size_limit = 4194304;
 CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY,
@@ -87,9 +86,9 @@ class EventLog:
         """
         try:
             self._table = await self._thread.run(_Table, self._path, self._config)
-        except (sqlite3.Error, OSError) as error:
+        except StorageError:
             await self._thread.aclose()
-            raise StorageError(f"event log {self._path}: {error}") from error
+            raise
         self.last_id = self._table.last_id
         return self
 
@@ -167,15 +166,14 @@ class _Table:
     """The file itself; lives in the log's thread."""
 
     def __init__(self, path: Path, config: EventLogConfig) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.touch(mode=0o600)
         self._config = config
-        self._database = sqlite3.connect(path, isolation_level=None)
-        self._database.executescript(_SCHEMA)
-        self.last_id, self._count, self._bytes = self._database.execute(
-            "SELECT coalesce(max(id), 0), count(*),"
-            f" coalesce(sum({_SIZE}), 0) FROM events"
-        ).fetchone()
+        self._database = open_database(path, synchronous="NORMAL")
+        with storage_errors("open", path):
+            self._database.executescript(_SCHEMA)
+            self.last_id, self._count, self._bytes = self._database.execute(
+                "SELECT coalesce(max(id), 0), count(*),"
+                f" coalesce(sum({_SIZE}), 0) FROM events"
+            ).fetchone()
 
     def close(self) -> None:
         """Close the file."""

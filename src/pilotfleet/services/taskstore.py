@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 from pilotfleet.errors import Closed, StorageError
 from pilotfleet.protocol.services.taskstate import FINAL, Role, Status
 from pilotfleet.services.taskrecord import Pending, TaskKey, TaskRecord
+from pilotfleet.transport.database import open_database
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -297,10 +298,7 @@ _Answered: TypeAlias = tuple[asyncio.Future[Any], Any, Exception | None]
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, isolation_level=None)
-    path.chmod(0o600)
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = FULL")
+    database = open_database(path)
     database.execute("PRAGMA cache_size = -8192")
     version = database.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:

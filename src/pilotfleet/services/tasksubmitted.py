@@ -17,7 +17,6 @@ from pilotfleet.errors import (
 from pilotfleet.protocol.services.tasks import (
     ACCEPTED_STATUS,
     MAX_DESCRIPTION,
-    MAX_FILE_DATA,
     MAX_FILENAME,
     MAX_RESULT_TEXT,
     MAX_TEXT,
@@ -203,8 +202,8 @@ class Submitted:
         if done is not None:
             await asyncio.shield(done)
 
-    async def cancel(self, record: TaskRecord) -> bool:
-        """End a task that nobody wants any more; False when it has ended already."""
+    async def cancel(self, record: TaskRecord) -> None:
+        """End a task that nobody wants any more. One that has ended stays as it is."""
         # A submission that is on its way right now is cancelled when it is answered.
         sent = record.pending is not Pending.SUBMIT
         pending = Pending.CANCEL if sent else Pending.NOTHING
@@ -212,11 +211,10 @@ class Submitted:
             record, Input.CANCEL, "Task cancelled by submitter", {"pending": pending}
         )
         if done is None:
-            return False
+            return
         if sent:
             when_done(done, lambda: self.on_pending(record))
         await asyncio.shield(done)
-        return True
 
     def told(self, agent: str, task_id: str) -> None:
         """Note that the worker knows of a cancellation."""
@@ -344,8 +342,6 @@ def _content(message: Results) -> tuple[str, str, bytes]:
             data = base64.b64decode(message.file_data, validate=True)
         except (binascii.Error, ValueError) as error:
             raise DecodeError(f"results: file_data is not base64: {error}") from error
-        if len(data) > MAX_FILE_DATA:
-            raise DecodeError(f"results: file_data {len(data)} > {MAX_FILE_DATA} bytes")
         return "file", base_name(message.filename), data
     text = message.result_text.encode(errors="replace")
     if len(text) > MAX_RESULT_TEXT:

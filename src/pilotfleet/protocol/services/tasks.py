@@ -25,7 +25,6 @@ __all__ = [
     "ACCEPTED_STATUS",
     "MAX_DESCRIPTION",
     "MAX_FILENAME",
-    "MAX_FILE_DATA",
     "MAX_FRAME",
     "MAX_RESULT_TEXT",
     "MAX_SENT_FILE",
@@ -60,8 +59,6 @@ MAX_DESCRIPTION: Final = 16_384
 MAX_RESULT_TEXT: Final = 1_048_576
 """Bytes of UTF-8."""
 MAX_FILENAME: Final = 256
-MAX_FILE_DATA: Final = 15_728_640
-"""Bytes after base64 decoding, in what we accept; see :data:`MAX_SENT_FILE`."""
 ACCEPTED_STATUS: Final = 200
 REJECTED_STATUS: Final = 400
 
@@ -69,7 +66,8 @@ REJECTED_STATUS: Final = 400
 SESSION_PORT: Final = 1010
 """Where a pilotfleet node accepts task sessions; refused by any other node."""
 MAX_SENT_FILE: Final = (MAX_FRAME - 65_536) // 4 * 3
-"""Longest file that fits a frame as base64, beside the other fields: 12 MiB."""
+"""Longest file that fits a frame as base64, beside the other fields: 12 MiB. The
+specification's limit of 15 MiB lies beyond what a frame can hold."""
 MAX_TEXT: Final = 4_096
 """Justifications, messages and errors are cut to this many characters."""
 

@@ -431,7 +431,7 @@ class StreamConnection:
         if fate == Arrival.HELD:
             # The sender counts these, so they are never joined into one.
             self.outlet.send_ack()
-        # What was dropped for lack of room is not acknowledged: the window said so
+        # Data in order that found no room is not acknowledged: the window said so
         # already, and an ACK would look like a duplicate and start a recovery.
         elif fate == Arrival.TAKEN:
             self.bytes_received += len(payload)
@@ -440,9 +440,8 @@ class StreamConnection:
             if not self.is_announced and self.state is State.ESTABLISHED:
                 self.is_announced = True
                 self._table.emit(DataReceived(self))
-            # The sender changes to large segments without telling us, so its size shows
-            # it. Widening for any larger segment would let a stranger quadruple what he
-            # makes us keep.
+            # The sender changes to large segments without telling us, so their size
+            # shows it. Up to 4096 bytes they may be of release 1.2 (section 11.1).
             if len(payload) > MAX_PLAIN_SEGMENT:
                 self.receiver.widen(self._config.large_receive_window_units)
             if self._closing is not None:
@@ -600,8 +599,8 @@ class StreamConnection:
                 self.outlet.send_syn()
 
     def _watch_idle(self, now: float) -> None:
-        # After our FIN the close watch alone decides; probes would keep a connection
-        # alive that both sides want to end.
+        # After our FIN the close watch alone decides; probes would keep alive what we
+        # have ended.
         if self.state not in _OPEN:
             self._idle.deadline = NEVER
             return

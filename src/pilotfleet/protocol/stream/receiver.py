@@ -92,6 +92,10 @@ class Receiver:
 
     def window(self) -> int:
         """Return the free units: the scarcer of segments and bytes decides."""
+        # Segments are what the peer counts (section 11.6), bytes are what we pay for:
+        # tiny segments must not fill the list, nor large ones the memory. What is held
+        # does not count, as in the reference: a window that moved with every loss would
+        # make duplicate acknowledgements look like window updates.
         used = max(len(self._queue), -(-self.queued_bytes // SEGMENT))
         return self.limit_units - used if used < self.limit_units else 0
 
@@ -131,6 +135,8 @@ class Receiver:
         queue = self._queue
         if not queue or limit <= 0:
             return b""
+        # The usual case of a reader that keeps up: the packet's bytes are handed on
+        # without a copy.
         if len(queue) == 1 and not self._head and len(queue[0]) <= limit:
             data = queue[0]
             self._queue = []
@@ -155,6 +161,8 @@ class Receiver:
 
     def answer_empty(self, now: float) -> None:
         """Wish for one ACK if the last window update may have been lost."""
+        # Sparingly and not for long, because empty ACKs are otherwise never answered:
+        # two ends that did so would not stop (section 11.6).
         if now < self._reopened_until and now - self._answered_at >= REOPENED_GAP_S:
             self._answered_at = now
             self.ack_now = True
@@ -182,6 +190,7 @@ class Receiver:
         queue.append(payload)
         self.queued_bytes = used_bytes + len(payload)
         self.expected = (self.expected + len(payload)) & MASK
+        # New data shows that the peer knows of the open window.
         self._reopened_until = 0.0
         if self._held:
             self._drain()
@@ -221,6 +230,9 @@ class Receiver:
         return Arrival.HELD
 
     def _plan_ack(self, now: float) -> None:
+        # While a gap is open each segment is news to the sender's recovery. The quick
+        # ones feed its slow start, which grows by acknowledgements; after those a lone
+        # segment waits a moment for data to carry its ACK.
         self._unacknowledged += 1
         if self._held or self._unacknowledged >= SEGMENTS_PER_ACK:
             self.ack_now = True
@@ -254,5 +266,7 @@ class Receiver:
             self._reopened_until = now + REOPENED_S
             self._answered_at = now
             self.ack_now = True
+        # Not every read: updates of a few bytes make the sender cut small segments
+        # (silly window), and cost a packet each.
         elif window - self.advertised >= self.limit_units // 2:
             self.ack_now = True

@@ -236,8 +236,9 @@ class Sender:
         """Return whether a zero-window probe is due, and plan the next one."""
         if self.probe_deadline > now:
             return False
-        # Not an empty ACK as in 1.18.0, which nobody answers, but a byte that the peer
-        # has already: its answer carries the window (section 11.9).
+        # Not an empty ACK as in 1.18.0, which that release itself leaves unanswered,
+        # but a byte that the peer has already: its answer carries the window (section
+        # 11.9).
         self.probes += 1
         self._probe_gap = min(2 * self._probe_gap, PROBE_MAX_S)
         self.probe_deadline = now + self._probe_gap

@@ -15,17 +15,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from pilotfleet.errors import Conflict, StorageError
 from pilotfleet.registry.store.base import Change, Entry, Store
 from pilotfleet.registry.store.groupwriter import GroupWriter
+from pilotfleet.transport.database import open_database, storage_errors
 from pilotfleet.transport.threads import SerialThread
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import AsyncGenerator, Iterator, Sequence
     from typing import TypeAlias
 
@@ -46,8 +46,6 @@ ROWS_PER_STATEMENT: Final = 200
 few large statements are several times faster than many small ones."""
 POLL_INTERVAL_S: Final = 0.5
 """How often a watcher looks for changes made by other processes."""
-BUSY_TIMEOUT_S: Final = 5.0
-"""How long a commit waits for another process's commit."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -150,25 +148,14 @@ class SqliteStore(Store):
     # All that follows runs in the store's thread.
 
     def _connect(self) -> None:
-        with self._translated("open"):
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Made here, because SQLite would make it readable for everybody.
-            # Its side files take over the mode.
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            database = sqlite3.connect(
-                self._path,
-                timeout=BUSY_TIMEOUT_S,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-            try:
-                database.execute("PRAGMA journal_mode = WAL")
-                database.execute("PRAGMA synchronous = FULL")
+        database = open_database(self._path)
+        try:
+            with storage_errors("open", self._path):
                 database.executescript(_SCHEMA)
                 database.execute(_FORGET, (MAX_DELETED,))
-            except BaseException:
-                database.close()
-                raise
+        except BaseException:
+            database.close()
+            raise
         self._database = database
 
     def _disconnect(self) -> None:
@@ -179,7 +166,7 @@ class SqliteStore(Store):
     def _commit(self, writes: Sequence[Sequence[Change]]) -> list[Result]:
         """Commit writes together; one with a conflict leaves nothing behind."""
         database = self._connection
-        with self._translated("write"):
+        with storage_errors("write", self._path):
             database.execute("BEGIN IMMEDIATE")
             try:
                 results, rows = self._decide(database, writes)
@@ -240,7 +227,7 @@ class SqliteStore(Store):
         return current
 
     def _read_all(self) -> list[Entry]:
-        with self._translated("read"):
+        with storage_errors("read", self._path):
             rows = self._connection.execute(
                 "SELECT key, value, revision FROM entries"
                 " WHERE value IS NOT NULL ORDER BY revision"
@@ -248,7 +235,7 @@ class SqliteStore(Store):
             return [Entry(*row) for row in rows]
 
     def _read_since(self, after: int) -> list[Entry]:
-        with self._translated("read"):
+        with storage_errors("read", self._path):
             rows = self._connection.execute(
                 "SELECT key, value, revision FROM entries"
                 " WHERE revision > ? ORDER BY revision LIMIT ?",
@@ -261,17 +248,6 @@ class SqliteStore(Store):
         if self._database is None:
             raise StorageError(f"store {self._path} is closed")
         return self._database
-
-    @contextlib.contextmanager
-    def _translated(self, verb: str) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise StorageError(
-                f"cannot {verb} {self._path}: {reason}",
-                hint="check the free space and the permissions of its directory",
-            ) from error
 
 
 def _chunks(items: list[T], size: int) -> Iterator[list[T]]:
