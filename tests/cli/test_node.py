@@ -259,9 +259,9 @@ def test_task_commands_refuse(shell: Shell, tokens: list[str], message: str) -> 
 
 def test_result_file_over_the_limit_is_refused(shell: Shell, tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
-    path.write_bytes(bytes(15_728_641))
+    path.write_bytes(bytes(12_533_761))
     refused = shell.run("--json", "task", "send-results", "--id=i", f"--file={path}")
-    assert "larger than 15728640 bytes" in refused.error["message"]
+    assert "larger than 12533760 bytes" in refused.error["message"]
 
 
 def test_result_that_cannot_be_written_is_an_error(shell: Shell) -> None:

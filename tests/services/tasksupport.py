@@ -7,7 +7,7 @@ import contextlib
 import json
 import struct
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pilotfleet.client.daemon import DaemonClient
@@ -36,6 +36,28 @@ class Wall:
 
     def __call__(self) -> float:
         return time.time() + self.ahead
+
+
+class Connection:
+    """A local connection that takes a number of pushes."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.pushes: list[dict[str, Any]] = []
+        self._callbacks: list[Callable[[], None]] = []
+
+    def push(self, message: dict[str, Any]) -> bool:
+        if len(self.pushes) >= self.room:
+            return False
+        self.pushes.append(message)
+        return True
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        self._callbacks.append(callback)
+
+    def close(self) -> None:
+        for callback in self._callbacks:
+            callback()
 
 
 class Program:
@@ -109,7 +131,6 @@ class Node:
     tasks: TaskService
     wall: Wall
     stack: contextlib.AsyncExitStack
-    programs: list[Program] = field(default_factory=list)
 
     @property
     def agent(self) -> Agent:
@@ -173,6 +194,19 @@ async def open_task_world(world: World) -> AsyncIterator[TaskWorld]:
     """Yield a world of task nodes."""
     async with contextlib.AsyncExitStack() as stack:
         yield TaskWorld(world, stack)
+
+
+async def pair(net: TaskWorld) -> tuple[Node, Node]:
+    """Start a submitter and a worker."""
+    return await net.node("hub"), await net.node("worker")
+
+
+async def submit(boss: Program, worker: Node, text: str = "do it", **more: Any) -> str:
+    """Give a task to a worker; return its id once the worker's node has it."""
+    target = str(worker.agent.address)
+    answer = await boss.call("submit", target=target, task=text, **more)
+    assert answer["accepted"] is True
+    return str(answer["task_id"])
 
 
 def frame(frame_type: int, fields: dict[str, Any] | bytes) -> bytes:

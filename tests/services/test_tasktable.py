@@ -17,6 +17,7 @@ from pilotfleet.services.taskserving import Serving
 from pilotfleet.services.tasksreceived import Outcome, Received, received_record
 from pilotfleet.services.taskstore import TaskStore
 from pilotfleet.services.tasktable import Bounds, TaskTable
+from tests.services.tasksupport import Connection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -160,6 +161,23 @@ async def test_a_task_that_is_cancelled_while_it_is_accepted_is_not_offered(
     assert record.status is Status.CANCELLED
     assert side.received.head("w1") is None
     serving.offer_all()
+
+
+async def test_a_connection_that_takes_nothing_holds_up_no_other(
+    store: TaskStore,
+) -> None:
+    side = Side(store)
+    serving = Serving(side.received)
+    stuck, reader = Connection(room=0), Connection(room=9)
+    for connection in (stuck, reader):
+        serving.serve(connection, ["w1"], 2)
+    for name in "abc":
+        await side.accepted(name)
+    serving.offer_all()
+    assert [push["task"]["task_id"] for push in reader.pushes] == ["a", "b"]
+    stuck.room = 1
+    serving.offer_all()
+    assert [push["task"]["task_id"] for push in stuck.pushes] == ["c"]
 
 
 async def test_a_minute_is_over_even_before_somebody_looks(store: TaskStore) -> None:

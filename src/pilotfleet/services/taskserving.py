@@ -86,8 +86,10 @@ class Serving:
     def offer(self, agent: str) -> None:
         """Offer tasks of an agent while there are tasks and credit."""
         while (record := self._received.head(agent)) is not None:
-            slot = self._best_slot(agent)
-            if slot is None or not slot.session.push(_offer(record)):
+            push = _offer(record)
+            takers = (slot for slot in self._free(agent) if slot.session.push(push))
+            slot = next(takers, None)
+            if slot is None:
                 return
             slot.running[record.task_id] = record
             self._received.start(record)
@@ -117,10 +119,10 @@ class Serving:
                 slot.session.push(push)
         self.offer(record.agent)
 
-    def _best_slot(self, agent: str) -> _Slot | None:
-        """Return the connection with credit that has the least to do."""
+    def _free(self, agent: str) -> list[_Slot]:
+        """Return the connections with credit; the one with the least to do first."""
         free = [slot for slot in self._slots.get(agent, ()) if slot.has_credit]
-        return min(free, key=lambda slot: len(slot.running), default=None)
+        return sorted(free, key=lambda slot: len(slot.running))
 
     def _closed(self, session: PushSession) -> None:
         self._known.discard(session)

@@ -1,0 +1,268 @@
+"""The orchestrator against real daemons, and programs that work by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pilotfleet.client.daemon import DaemonClient
+from pilotfleet.errors import Closed, PilotError
+from pilotfleet.fleet.orchestrator import Orchestrator, OrchestratorConfig
+from pilotfleet.fleet.retry import RetryPolicy
+from pilotfleet.fleet.schedule import ScheduleConfig, TaskResult
+from pilotfleet.fleet.taskfile import TaskLine
+from pilotfleet.fleet.worker.command import Outcome
+from tests.fleet.worker.support import Desk, serving
+from tests.node.support import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from tests.services.tasksupport import Node, TaskWorld
+
+SOON = RetryPolicy(first_pause_s=0.01, first_rest_s=0.01, longest_rest_s=0.05)
+
+
+class Run:
+    """A run under way."""
+
+    def __init__(self, client: DaemonClient, **config: Any) -> None:
+        schedule = {"policy": SOON} | config.pop("schedule", {})
+        settings = {"tags": ("worker",), "refresh_s": 0.05} | config
+        self.orchestrator = Orchestrator(
+            client,
+            OrchestratorConfig(schedule=ScheduleConfig(**schedule), **settings),
+        )
+        self.results: list[TaskResult] = []
+
+    def start(self, lines: Iterable[TaskLine]) -> asyncio.Task[None]:
+        """Begin to run tasks."""
+        return asyncio.ensure_future(self._collect(stream(lines)))
+
+    async def _collect(self, lines: AsyncIterator[TaskLine]) -> None:
+        results = self.orchestrator.run(lines)
+        async with contextlib.aclosing(results):
+            async for result in results:
+                self.results.append(result)
+
+
+async def stream(lines: Iterable[TaskLine]) -> AsyncIterator[TaskLine]:
+    for line in lines:
+        yield line
+
+
+@pytest.fixture
+async def boss(nodes: TaskWorld) -> Node:
+    return await nodes.node("boss")
+
+
+@pytest.fixture
+async def client(boss: Node) -> AsyncIterator[DaemonClient]:
+    async with await connect(boss) as client:
+        yield client
+
+
+async def connect(node: Node) -> DaemonClient:
+    assert node.host.config.socket is not None
+    return await DaemonClient.connect(node.host.config.socket)
+
+
+async def tag(node: Node, **tags: str) -> None:
+    """Set the tags of agents: ``bob="worker fast"``."""
+    for name, text in tags.items():
+        agent = node.host.agents[name]
+        await agent.registry("set_tags", node_id=agent.node_id, tags=text.split())
+
+
+async def uncollected(node: Node) -> int:
+    records = await node.tasks.store.uncollected(node.agent.name, 1000)
+    return len(records)
+
+
+async def test_tasks_go_out_and_results_come_in_and_are_collected(
+    nodes: TaskWorld, boss: Node, client: DaemonClient
+) -> None:
+    bob = await nodes.node("bob", "eve")
+    await tag(bob, bob="worker", eve="worker")
+    run, desk = Run(client), Desk()
+    async with serving(bob, desk, "bob", "eve"):
+        running = run.start(TaskLine(f"t{n}", f"text {n}") for n in range(10))
+        while not running.done():
+            await eventually(lambda: desk.open or running.done(), what="a task")
+            for text in list(desk.open):
+                desk.finish(text, f"result of {text}")
+            await asyncio.sleep(0)
+        await running
+    assert {r.id: r.result for r in run.results} == {
+        f"t{n}": f"result of text {n}" for n in range(10)
+    }
+    assert {r.agent for r in run.results} == {"bob", "eve"}
+    assert run.orchestrator.worker_count == 2
+    assert await uncollected(boss) == 0
+
+
+async def test_result_longer_than_a_push_is_fetched(
+    nodes: TaskWorld, boss: Node, client: DaemonClient
+) -> None:
+    bob = await nodes.node("bob")
+    await tag(bob, bob="worker")
+    run, desk, result = Run(client), Desk(), "0123456789é" * 50_000
+    async with serving(bob, desk):
+        running = run.start([TaskLine("a", "long")])
+        await desk.has(1)
+        desk.finish("long", result)
+        await running
+    assert run.results[0].result == result
+    assert await uncollected(boss) == 0
+
+
+async def test_tags_of_a_task_choose_among_the_workers(
+    nodes: TaskWorld, client: DaemonClient
+) -> None:
+    bob = await nodes.node("bob", "eve", "mallory")
+    await tag(bob, bob="worker", eve="worker fast", mallory="fast")
+    run = Run(client, schedule={"concurrency": 9, "unmatched_s": 0.2})
+    desk = Desk()
+    async with serving(bob, desk, "bob", "eve", "mallory", concurrency=9):
+        lines = [TaskLine(f"f{n}", f"fast {n}", ("fast",)) for n in range(4)]
+        running = run.start([*lines, TaskLine("g", "gpu", ("fast", "gpu"))])
+        await desk.has(4)
+        for text in list(desk.open):
+            desk.finish(text)
+        await running
+    by_id = {result.id: result for result in run.results}
+    assert {by_id[f"f{n}"].agent for n in range(4)} == {"eve"}
+    assert by_id["g"].error == "no worker has the tags fast, gpu"
+
+
+async def test_worker_that_comes_later_is_found(
+    nodes: TaskWorld, client: DaemonClient
+) -> None:
+    run, desk = Run(client), Desk()
+    running = run.start([TaskLine("a", "text")])
+    bob = await nodes.node("bob")
+    await tag(bob, bob="worker")
+    async with serving(bob, desk):
+        await desk.has(1)
+        desk.finish("text")
+        await running
+    assert run.results[0].agent == "bob"
+
+
+async def test_lost_task_is_done_by_another_worker(
+    nodes: TaskWorld, boss: Node, client: DaemonClient
+) -> None:
+    bob = await nodes.node("bob", "eve")
+    await tag(bob, bob="worker", eve="worker")
+    run, desk = Run(client), Desk()
+    async with serving(bob, desk, "bob", "eve"):
+        running = run.start([TaskLine("a", "text")])
+        await desk.has(1)
+        desk.end("text", Outcome(ok=False, error="killed", retryable=True))
+        await desk.has(1)
+        desk.finish("text")
+        await running
+    [result] = run.results
+    assert (result.status, result.attempts) == ("SUCCEEDED", 2)
+    assert await uncollected(boss) == 0
+
+
+async def test_worker_node_that_dies_loses_its_task_to_another(
+    nodes: TaskWorld, boss: Node, client: DaemonClient
+) -> None:
+    bob, eve = await nodes.node("bob"), await nodes.node("eve")
+    await tag(bob, bob="worker")
+    run, desk, other = Run(client), Desk(), Desk()
+    async with serving(bob, desk), serving(eve, other, "eve"):
+        running = run.start([TaskLine("a", "text")])
+        await desk.has(1)
+        await tag(eve, eve="worker")
+        await bob.close()
+        await other.has(1)
+        other.finish("text")
+        await running
+    assert (run.results[0].agent, run.results[0].attempts) == ("eve", 2)
+    assert await uncollected(boss) == 0, "the cancelled attempt is collected as well"
+
+
+async def test_deadline_cancels_what_the_worker_does(
+    nodes: TaskWorld, boss: Node, client: DaemonClient
+) -> None:
+    bob = await nodes.node("bob")
+    await tag(bob, bob="worker")
+    run, desk = Run(client, schedule={"deadline_s": 0.3}), Desk()
+    async with serving(bob, desk):
+        running = run.start([TaskLine("a", "endless")])
+        await desk.has(1)
+        await running
+        await desk.has(0)
+    assert run.results[0].error == "the task missed its deadline"
+    assert await uncollected(boss) == 0
+
+
+async def test_open_tasks_are_bounded_and_the_source_waits(
+    nodes: TaskWorld, client: DaemonClient
+) -> None:
+    bob = await nodes.node("bob")
+    await tag(bob, bob="worker")
+    taken: list[int] = []
+
+    def lines() -> Iterable[TaskLine]:
+        for number in range(20):
+            taken.append(number)
+            yield TaskLine(str(number), f"text {number}")
+
+    run, desk = Run(client, schedule={"max_open": 3}), Desk()
+    async with serving(bob, desk):
+        running = run.start(lines())
+        for done in range(20):
+            await desk.has(1)
+            assert len(taken) <= done + 4
+            desk.finish(next(iter(desk.open)))
+            await eventually(lambda n=done: len(run.results) > n, what="a result")  # type: ignore[misc]
+        await running
+    assert len(run.results) == 20
+
+
+async def test_run_without_tasks_ends(client: DaemonClient) -> None:
+    run = Run(client)
+    await run.start([])
+    assert run.results == []
+
+
+async def test_daemon_that_goes_away_ends_the_run(
+    nodes: TaskWorld, boss: Node, client: DaemonClient
+) -> None:
+    running = Run(client, schedule={"unmatched_s": 1e6}).start([TaskLine("a", "text")])
+    await eventually(lambda: boss.tasks.watchers._watchers, what="the watch")
+    await boss.close()
+    with pytest.raises(PilotError, match="closed the connection"):
+        await running
+
+
+async def test_source_that_fails_ends_the_run(
+    nodes: TaskWorld, client: DaemonClient
+) -> None:
+    def lines() -> Iterable[TaskLine]:
+        yield TaskLine("a", "text")
+        raise Closed("no more")
+
+    with pytest.raises(Closed, match="no more"):
+        await Run(client).start(lines())
+
+
+async def test_caller_may_stop_early(nodes: TaskWorld, client: DaemonClient) -> None:
+    bob = await nodes.node("bob")
+    await tag(bob, bob="worker")
+    run, desk = Run(client), Desk()
+    async with serving(bob, desk):
+        running = run.start([TaskLine("a", "text")])
+        await desk.has(1)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert running.cancelled()
+        assert list(desk.open) == ["text"], "what is under way is left to the worker"
+    assert not client.is_closed
