@@ -164,7 +164,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             while self.untold:
                 self.tell(0)
             self.wait(30.0)
-            if not self.schedule.open_count and not self.open:
+            if not (self.schedule.open_count or self.open or self.untold):
                 break
         self.no_task_ends_twice()
         assert len(self.results) == self.added
