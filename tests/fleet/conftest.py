@@ -19,8 +19,10 @@ async def nodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[TaskWorld]:
     """Yield a rendezvous; whoever loses sight of a node there tries again at once."""
+    monkeypatch.setattr("pilotfleet.services.tasklink.DIAL_LIMIT_S", 1.0)
     monkeypatch.setattr("pilotfleet.services.tasklink.FIRST_PAUSE_S", 0.05)
     monkeypatch.setattr("pilotfleet.services.tasklink.LONGEST_PAUSE_S", 0.2)
+    monkeypatch.setattr("pilotfleet.fleet.worker.runner.GATHER_S", 0.01)
     monkeypatch.setattr("pilotfleet.fleet.worker.runner.FIRST_PAUSE_S", 0.02)
     monkeypatch.setattr("pilotfleet.fleet.worker.runner.LONGEST_PAUSE_S", 0.1)
     async with open_world(tmp_path) as world, open_task_world(world) as made:

@@ -30,8 +30,8 @@ class Run:
     """A run under way."""
 
     def __init__(self, client: DaemonClient, **config: Any) -> None:
-        schedule = {"policy": SOON} | config.pop("schedule", {})
-        settings = {"tags": ("worker",), "refresh_s": 0.05} | config
+        schedule: dict[str, Any] = {"policy": SOON} | config.pop("schedule", {})
+        settings: dict[str, Any] = {"tags": ("worker",), "refresh_s": 0.05} | config
         self.orchestrator = Orchestrator(
             client,
             OrchestratorConfig(schedule=ScheduleConfig(**schedule), **settings),

@@ -181,9 +181,11 @@ class _Run:
             health = asyncio.ensure_future(self._health.run(events))
             orchestrator = Orchestrator(client, self._config())
             self._progress.say("working")
+            run = orchestrator.run(_stream(self._tasks))
             try:
-                async for result in orchestrator.run(_stream(self._tasks)):
-                    self._take(result)
+                async with contextlib.aclosing(run) as results:
+                    async for result in results:
+                        self._take(result)
             finally:
                 health.cancel()
                 # Health is for people; it never decides about the run.

@@ -18,7 +18,12 @@ import click
 import pilotfleet
 from pilotfleet.cli.durations import parse_duration
 from pilotfleet.cli.logs import configure_logging
-from pilotfleet.cli.serving import run_program, settle_memory, write_ready_file
+from pilotfleet.cli.serving import (
+    fast_loop,
+    run_program,
+    settle_memory,
+    write_ready_file,
+)
 from pilotfleet.cli.settings import default_socket
 from pilotfleet.client.daemon import DaemonClient
 from pilotfleet.errors import InvalidArgument
@@ -86,8 +91,8 @@ def _run(flags: dict[str, Any]) -> None:
     runner = _read_command(flags)
     ready_file = Path(flags["ready_file"]) if flags["ready_file"] else None
     settle_memory()
-    # Not uvloop: its fork hooks make starting a process twice as expensive.
-    asyncio.run(_serve(config, runner, flags["tag"], ready_file))
+    with asyncio.Runner(loop_factory=fast_loop()) as loop:
+        loop.run(_serve(config, runner, flags["tag"], ready_file))
 
 
 def _read_config(flags: dict[str, Any]) -> WorkerConfig:

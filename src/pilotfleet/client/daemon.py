@@ -181,9 +181,13 @@ class DaemonClient(asyncio.Protocol):
         reply: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._calls[number] = reply
         try:
+            body = extension.encode_request(number, op, params)
+            frame = encode_frame(Command.EXTENSION, body)
+            if timeout is None:
+                await self._send(frame)
+                return await reply
             async with asyncio.timeout(timeout):
-                body = extension.encode_request(number, op, params)
-                await self._send(encode_frame(Command.EXTENSION, body))
+                await self._send(frame)
                 return await reply
         except TimeoutError:
             raise TimedOut(f"{op}: no answer from the daemon") from None
@@ -364,7 +368,8 @@ class DaemonClient(asyncio.Protocol):
                     self._write(encode_frame(Command.CANCEL))
 
     async def _send(self, frame: bytes) -> None:
-        await self._writable.wait()
+        if not self._writable.is_set():
+            await self._writable.wait()
         self._write(frame)
 
     def _write(self, frame: bytes) -> None:

@@ -30,8 +30,8 @@ from pilotfleet.fleet.schedule import (
 
 if TYPE_CHECKING:
     from collections.abc import (
+        AsyncGenerator,
         AsyncIterable,
-        AsyncIterator,
         Callable,
         Coroutine,
         Sequence,
@@ -101,7 +101,9 @@ class Orchestrator:
         """Workers known at this moment."""
         return self._schedule.worker_count
 
-    async def run(self, tasks: AsyncIterable[TaskLine]) -> AsyncIterator[TaskResult]:
+    async def run(
+        self, tasks: AsyncIterable[TaskLine]
+    ) -> AsyncGenerator[TaskResult, None]:
         """Run tasks and yield one result for each, in the order of their ends.
 
         Ends when all tasks of the source are done. When the caller stops early, what

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
@@ -99,11 +100,17 @@ def rfc3339(wall: float, *, nanoseconds: bool = False) -> str:
     """Return a time in UTC as the task files have it; empty for 0."""
     if not wall:
         return ""
-    moment = datetime.fromtimestamp(int(wall), UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    moment = _second(int(wall))
     if not nanoseconds:
         return f"{moment}Z"
     digits = f"{int(wall % 1 * 1e9):09d}".rstrip("0")
     return f"{moment}.{digits}Z" if digits else f"{moment}Z"
+
+
+@functools.lru_cache(maxsize=64)
+def _second(wall: int) -> str:
+    # Kept, because most of a burst of tasks end in the same second.
+    return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def task_row(record: TaskRecord) -> dict[str, Any]:

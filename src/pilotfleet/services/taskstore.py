@@ -14,9 +14,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from pilotfleet.errors import Closed, StorageError
@@ -62,7 +62,9 @@ _INSERT: Final = (
     f"INSERT INTO tasks ({', '.join(_COLUMNS)})"
     f" VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT DO NOTHING"
 )
-_MUTABLE: Final = _COLUMNS[_COLUMNS.index("status") :]
+# Whether it was collected is written by collect() alone: a record in memory may still
+# be open then, and its later updates must not undo it.
+_MUTABLE: Final = _COLUMNS[_COLUMNS.index("status") : _COLUMNS.index("collected")]
 _UPDATE: Final = (
     f"UPDATE tasks SET {', '.join(f'{c} = ?' for c in _MUTABLE)} WHERE {_KEY}"
 )
@@ -116,8 +118,8 @@ class TaskStore:
     def __init__(self, path: Path, *, limits: Limits | None = None) -> None:
         self._path = path
         self._limits = limits or Limits()
-        self._jobs: deque[_Job] = deque()
-        self._wake = threading.Condition()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        """Work for the thread; None is the last of it."""
         self._closing = False
         self._thread: threading.Thread | None = None
 
@@ -141,9 +143,9 @@ class TaskStore:
 
     async def aclose(self) -> None:
         """Finish the writes that were asked for, then close the database."""
-        with self._wake:
+        if not self._closing:
             self._closing = True
-            self._wake.notify()
+            self._jobs.put(None)
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
 
@@ -258,12 +260,10 @@ class TaskStore:
     ) -> asyncio.Future[_Answer]:
         """Hand work to the thread. Its bound is the callers': each awaits its own."""
         future: asyncio.Future[_Answer] = self._loop.create_future()
-        with self._wake:
-            if self._closing:
-                future.set_exception(Closed("the task store is closed"))
-                return future
-            self._jobs.append(_Job(work, future))
-            self._wake.notify()
+        if self._closing:
+            future.set_exception(Closed("the task store is closed"))
+        else:
+            self._jobs.put(_Job(work, future))
         return future
 
     def _write_forever(self, opened: asyncio.Future[None]) -> None:
@@ -274,17 +274,24 @@ class TaskStore:
             return
         self._tell([(opened, None, None)])
         try:
-            while batch := self._next_batch():
-                self._tell(_run(database, batch))
+            is_open = True
+            while is_open:
+                batch, is_open = self._next_batch()
+                if batch:
+                    self._tell(_run(database, batch))
         finally:
             database.close()
 
-    def _next_batch(self) -> list[_Job]:
-        """Wait for work; nothing means that the store is closing."""
-        with self._wake:
-            self._wake.wait_for(lambda: self._jobs or self._closing)
-            count = min(len(self._jobs), _MAX_BATCH)
-            return [self._jobs.popleft() for _ in range(count)]
+    def _next_batch(self) -> tuple[list[_Job], bool]:
+        """Wait for work; the second part is False when there will be no more."""
+        batch: list[_Job] = []
+        job = self._jobs.get()
+        while job is not None:
+            batch.append(job)
+            if len(batch) >= _MAX_BATCH or self._jobs.empty():
+                return batch, True
+            job = self._jobs.get()
+        return batch, False
 
     def _tell(self, answers: list[_Answered]) -> None:
         try:

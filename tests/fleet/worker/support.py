@@ -34,7 +34,8 @@ class Desk:
         try:
             return await outcome
         finally:
-            del self.open[text]
+            if self.open.get(text) is outcome:
+                del self.open[text]
 
     def finish(self, text: str, result: str = "done") -> None:
         """Let a task succeed."""
@@ -42,10 +43,11 @@ class Desk:
 
     def end(self, text: str, outcome: Outcome | Exception) -> None:
         """Let a task end."""
+        ending = self.open.pop(text)
         if isinstance(outcome, Exception):
-            self.open[text].set_exception(outcome)
+            ending.set_exception(outcome)
         else:
-            self.open[text].set_result(outcome)
+            ending.set_result(outcome)
 
     async def has(self, count: int) -> None:
         """Wait until exactly so many tasks are open."""

@@ -299,15 +299,16 @@ async def test_health_and_ends_of_tasks_are_published(pair: Pair, desk: Desk) ->
     published: list[tuple[str, dict[str, Any]]] = []
 
     async def publish(_: Any, agent: Any, params: dict[str, Any]) -> dict[str, Any]:
-        published.append((params["topic"], json.loads(params["data"])))
-        assert published[-1][1]["agent"] == agent.name
+        event = json.loads(params["data"])
+        assert event.get("agent", "bob") == agent.name
+        published.append((params["topic"], event))
         return {}
 
     pair.bob.host.extensions["publish"] = publish
     async with serving(pair.bob, desk, "bob", "eve", health_interval_s=0.02) as served:
         await eventually(lambda: len(published) >= 4, what="two rounds of health")
         assert [event["agent"] for _, event in published[:2]] == ["bob", "eve"]
-        task_id = await pair.submit("hello")
+        task_id = await pair.submit("hello", agent="eve")
         await desk.has(1)
         await eventually(lambda: published[-1][1].get("status") == "busy", what="busy")
         desk.finish("hello")
@@ -315,9 +316,10 @@ async def test_health_and_ends_of_tasks_are_published(pair: Pair, desk: Desk) ->
         await eventually(
             lambda: "fleet.task" in [topic for topic, _ in published], what="the event"
         )
-        event = next(event for topic, event in published if topic == "fleet.task")
-        assert (event["agent"], event["task_id"]) == ("bob", task_id)
-        assert event["status"] == "SUCCEEDED"
+        told = next(event for topic, event in published if topic == "fleet.task")
+        [end] = told["tasks"]
+        assert (end["agent"], end["task_id"]) == ("eve", task_id)
+        assert end["status"] == "SUCCEEDED"
         await served.end()
 
 

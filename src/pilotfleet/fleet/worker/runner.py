@@ -40,8 +40,11 @@ logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 10.0
-MAX_EVENTS_UNDER_WAY: Final = 256
-"""Events are dropped beyond this: telling must never hold up the work."""
+GATHER_S: Final = 1.0
+"""Ends of tasks are told together, so often at most: an event for each costs a fifth
+of what the daemons can do."""
+MAX_ENDS: Final = 4_096
+"""Ends that wait to be told; more are dropped, as telling must not hold up the work."""
 INLINE_RESULT_BYTES: Final = 256 * 1024
 """Longer results go in parts: a frame of the socket holds 1 MiB."""
 PART_BYTES: Final = 512 * 1024
@@ -90,7 +93,9 @@ class Worker:
         self._running: dict[_Key, asyncio.Task[None]] = {}
         self._waiting: set[_Key] = set()
         """Those of them that have not begun."""
-        self._events: set[asyncio.Task[None]] = set()
+        self._ends: list[dict[str, Any]] = []
+        """Ends of tasks that nobody has been told."""
+        self._has_ends = asyncio.Event()
         self._book = HealthBook(config.agents, now=time.monotonic())
         self._pause_s = FIRST_PAUSE_S
         self.events_dropped = 0
@@ -128,14 +133,14 @@ class Worker:
             self._on_serving()
             offers = asyncio.create_task(self._take_offers(client), name="offers")
             health = asyncio.create_task(self._publish_health(client), name="health")
+            ends = asyncio.create_task(self._publish_ends(client), name="ends")
             end = asyncio.create_task(self._drain_after(stop, client), name="drain")
             try:
                 await asyncio.wait([offers, end], return_when=asyncio.FIRST_COMPLETED)
                 if not stop.is_set():
                     offers.result()
             finally:
-                helpers = [offers, health, end, *self._running.values()]
-                await _cancel_all([*helpers, *self._events])
+                await _cancel_all([offers, health, ends, end, *self._running.values()])
 
     async def _take_offers(self, client: DaemonClient) -> None:
         async for push in client.pushes():
@@ -179,7 +184,7 @@ class Worker:
         finally:
             self._places.release()
         if await self._hand_in(client, agent, task_id, outcome):
-            self._publish_task(client, agent, task_id, outcome)
+            self._note_end(agent, task_id, outcome)
 
     async def _run_one(self, agent: str, text: str) -> Outcome:
         self._book.started(agent)
@@ -259,8 +264,7 @@ class Worker:
                 if self._running:
                     logger.info("waiting for %d tasks", len(self._running))
                     await asyncio.wait(list(self._running.values()))
-                if self._events:
-                    await asyncio.wait(list(self._events))
+                await self._flush_ends(client)
 
     async def _give_back(self, client: DaemonClient) -> None:
         waiting = list(self._waiting)
@@ -288,23 +292,35 @@ class Worker:
         report = self._book.report(agent, now=time.monotonic())
         await _publish(client, agent, HEALTH_TOPIC, report)
 
-    def _publish_task(
-        self, client: DaemonClient, agent: str, task_id: str, outcome: Outcome
-    ) -> None:
+    def _note_end(self, agent: str, task_id: str, outcome: Outcome) -> None:
         if self._config.health_interval_s <= 0:
             return
-        if len(self._events) >= MAX_EVENTS_UNDER_WAY:
+        if len(self._ends) >= MAX_ENDS:
             self.events_dropped += 1
             return
-        event = {
+        end = {
             "agent": agent,
             "task_id": task_id,
             "status": "SUCCEEDED" if outcome.ok else "FAILED",
             "ms": outcome.wall_ms,
         }
-        task = asyncio.create_task(_publish(client, agent, TASK_TOPIC, event))
-        self._events.add(task)
-        task.add_done_callback(self._events.discard)
+        self._ends.append(end)
+        self._has_ends.set()
+
+    async def _publish_ends(self, client: DaemonClient) -> None:
+        """Tell how tasks ended, many in one event."""
+        while True:
+            await self._has_ends.wait()
+            await asyncio.sleep(GATHER_S)
+            await self._flush_ends(client)
+
+    async def _flush_ends(self, client: DaemonClient) -> None:
+        ends, self._ends = self._ends, []
+        self._has_ends.clear()
+        if ends:
+            # In the name of one agent, whichever they are of: all are this program's.
+            agent = self._config.agents[0]
+            await _publish(client, agent, TASK_TOPIC, {"tasks": ends})
 
 
 async def _publish(
