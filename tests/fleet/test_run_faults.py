@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sqlite3
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,14 +37,14 @@ def net() -> Iterator[World]:
 
 
 def process_below(run: subprocess.Popen[str], *words: str) -> int:
-    """Return the one process of a run with all these words on its command line."""
-    found = []
+    """Return the process of a run with all these words on its command line."""
     for pid in children_of(run.pid):
         line = Path(f"/proc/{pid}/cmdline").read_text()
         if all(word in line for word in words):
-            found.append(pid)
-    assert len(found) == 1, found
-    return found[0]
+            # Parents come first: a command that is just being started still has
+            # the command line of the program that starts it.
+            return pid
+    raise AssertionError(f"no process {words}")
 
 
 def failure_of(run: subprocess.Popen[str]) -> dict[str, Any]:
@@ -77,9 +78,9 @@ def summary_of(run: subprocess.Popen[str]) -> dict[str, Any]:
 def test_killed_program_ends_the_run_and_is_named(
     net: World, words: tuple[str, ...], title: str, last_line: str
 ) -> None:
-    spec = write_spec(net, "sleep 61", count=2)
+    spec = write_spec(net, "sleep 31", count=2)
     run, _ = fleet_run(net, spec, write_tasks(net, {"a": "x", "b": "y"}))
-    wait_for_command(run, "sleep\00061")
+    wait_for_command(run, "sleep\00031")
     os.kill(process_below(run, *words), signal.SIGKILL)
     error = failure_of(run)
     assert error["code"] == "not_running"
@@ -118,10 +119,39 @@ def test_results_that_cannot_be_written_are_told_before_the_start(net: World) ->
     assert not (net.home / "fleet").exists()
 
 
+def test_killed_run_leaves_nothing_that_works_on(net: World) -> None:
+    spec = write_spec(net, "sleep 32", count=2)
+    run, _ = fleet_run(net, spec, write_tasks(net, {"a": "x"}))
+    wait_for_command(run, "sleep\00032")
+    run.kill()
+    run.communicate()
+    for _ in range(1_000):
+        if not processes_with_argument(str(net.home)):
+            break
+        time.sleep(0.01)
+    assert processes_with_argument(str(net.home)) == []
+    spec = write_spec(net, "cat", count=2)
+    summary_of(fleet_run(net, spec, write_tasks(net, {"b": "y"}))[0])
+
+
+def test_second_run_at_the_same_time_in_the_same_home_is_refused(net: World) -> None:
+    spec, tasks = write_spec(net, "sleep 33", count=2), write_tasks(net, {"a": "x"})
+    run, _ = fleet_run(net, spec, tasks)
+    wait_for_command(run, "sleep\00033")
+    second, _ = fleet_run(net, spec, tasks, results=net.home / "other.jsonl")
+    error = failure_of(second)
+    assert error["code"] == "already_exists"
+    assert error["message"] == f"a fleet runs in {net.home / 'fleet'} already"
+    run.terminate()
+    run.communicate()
+
+
 def test_home_that_cannot_be_made_is_told(net: World) -> None:
     spec, tasks = write_spec(net, "cat", count=2), write_tasks(net, {"a": "x"})
     run, _ = fleet_run(net, spec, tasks, home=tasks / "home")
-    assert f"{tasks / 'home'}: Not a directory" in failure_of(run)["message"]
+    message = failure_of(run)["message"]
+    assert str(tasks / "home") in message
+    assert message.endswith("Not a directory")
 
 
 def identities(home: Path) -> dict[str, Any]:

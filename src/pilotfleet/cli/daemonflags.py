@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -19,6 +18,7 @@ import pilotfleet
 from pilotfleet.cli.durations import parse_duration
 from pilotfleet.cli.settings import DEFAULT_BEACON, DEFAULT_REGISTRY, default_socket
 from pilotfleet.errors import ConfigError, DecodeError, InvalidArgument
+from pilotfleet.fleet.spec import load_spec
 from pilotfleet.node.config import AgentSpec, HostConfig, NetworkToJoin
 from pilotfleet.protocol.registry.endpoints import parse_endpoint
 from pilotfleet.protocol.registry.names import check_hostname, normalise_tags
@@ -293,34 +293,15 @@ def _numbered(settings: _Settings) -> tuple[int, str, tuple[str, ...]]:
     prefix = settings.text("agent_prefix", "worker-")
     tags = tuple(flags["tag"])
     if flags["fleet"]:
-        workers = _read_fleet(Path(flags["fleet"]))
-        count = count or workers["count"]
-        prefix = flags["agent_prefix"] or workers["prefix"]
-        tags = tags or tuple(workers["tags"])
+        spec = load_spec(Path(flags["fleet"]))
+        count = count or spec.workers.count
+        prefix = flags["agent_prefix"] or spec.prefix
+        tags = tags or spec.workers.tags
     if count > MAX_AGENTS:
         raise InvalidArgument(f"--agents: {count} agents (max {MAX_AGENTS})")
     if count:
         check_hostname(f"{prefix}{count}")
     return count, prefix, tuple(normalise_tags(tags))
-
-
-def _read_fleet(path: Path) -> dict[str, Any]:
-    """Read what a daemon needs of a fleet specification."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from None
-    workers = table.get("workers", {})
-    found = {
-        "count": workers.get("count", 1),
-        "prefix": workers.get("prefix", "worker-"),
-        "tags": workers.get("tags", ["worker"]),
-    }
-    if not isinstance(found["count"], int) or not isinstance(found["tags"], list):
-        raise ConfigError(f"{path}: [workers] needs a number count and a list tags")
-    return found
 
 
 def _networks(settings: _Settings) -> tuple[NetworkToJoin, ...]:

@@ -9,6 +9,7 @@ cross an encrypted tunnel between two processes.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import secrets
 from dataclasses import dataclass
@@ -16,7 +17,13 @@ from typing import TYPE_CHECKING, Final, Self
 
 from pilotfleet.client.daemon import DaemonClient
 from pilotfleet.client.registry import RegistryClient
-from pilotfleet.errors import AuthRequired, ConnectionFailed, StorageError, Unavailable
+from pilotfleet.errors import (
+    AlreadyExists,
+    AuthRequired,
+    ConnectionFailed,
+    StorageError,
+    Unavailable,
+)
 from pilotfleet.fleet.network import open_network, write_secret
 from pilotfleet.fleet.processes import ChildProcess
 from pilotfleet.fleet.spec import EMBEDDED
@@ -71,6 +78,7 @@ class Launcher:
         self.workers_socket = home / "workers.sock"
         self._progress = progress
         self._children: list[ChildProcess] = []
+        self._lock: int | None = None
 
     async def __aenter__(self) -> Self:
         try:
@@ -105,9 +113,10 @@ class Launcher:
     async def _start(self) -> None:
         try:
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = _lock_home(self.home)
         except OSError as error:
             raise StorageError(
-                f"cannot make the fleet's home {self.home}: {error.strerror}"
+                f"cannot use {self.home} as the fleet's home: {error.strerror}"
             ) from None
         addresses = await self._start_rendezvous()
         self._progress(f"starting {self.hub_name}")
@@ -121,6 +130,9 @@ class Launcher:
         """Stop in the reverse order of starting: users before what they use."""
         while self._children:
             await self._children.pop().stop()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     async def _start_rendezvous(self) -> _Addresses:
         fleet = self.spec.fleet
@@ -230,6 +242,23 @@ class Launcher:
                 hint="set PILOT_ADMIN_TOKEN to the rendezvous' admin token",
             )
         return token
+
+
+def _lock_home(home: Path) -> int:
+    """Return a descriptor that keeps other launchers out until it is closed.
+
+    Two fleets in one home would write the same files.
+    """
+    lock = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise AlreadyExists(
+            f"a fleet runs in {home} already",
+            hint="wait until it has ended, or choose another --home",
+        ) from None
+    return lock
 
 
 async def _check_rendezvous(address: str) -> None:

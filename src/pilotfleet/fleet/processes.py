@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ChildProcess", "find_program"]
 
+PR_SET_PDEATHSIG: Final = 1
+"""From ``linux/prctl.h``."""
 READY_POLL_S: Final = 0.02
 STOP_GRACE_S: Final = 10.0
 LOG_TAIL_BYTES: Final = 2_000
@@ -187,7 +190,18 @@ async def _spawn(
         stderr=log,
         env={**os.environ, **(environment or {})},
         start_new_session=True,
+        # Not for the commands of tasks: it makes starting a process dear.
+        preexec_fn=_end_with_parent,
     )
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process when the launcher is gone, even by SIGKILL.
+
+    Called in the child. What nobody supervises any more must not work on.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _log_path(home: Path, name: str) -> Path:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 
 from pilotfleet.errors import ConfigError, InvalidArgument
+from pilotfleet.fleet.worker.identities import MAX_IDENTITIES
 from pilotfleet.protocol.registry.names import check_hostname, normalise_tags
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ EMBEDDED: Final = "embedded"
 """The value of ``rendezvous`` that makes the launcher start its own."""
 
 WORKER_PREFIX: Final = "worker-"
-MAX_WORKERS: Final = 100_000
 MAX_CONCURRENCY: Final = 1_000
 
 _DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
@@ -66,7 +66,7 @@ class WorkersSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     exec: str
     """The command: the task's text on stdin, the result on stdout."""
-    count: Annotated[int, msgspec.Meta(ge=1, le=MAX_WORKERS)] = 1
+    count: Annotated[int, msgspec.Meta(ge=1, le=MAX_IDENTITIES)] = 1
     prefix: str = ""
     """Agents are called prefix1, prefix2, … and found under these names. By default
     ``worker-``, and behind the fleet's name where fleets share a rendezvous."""
@@ -90,9 +90,8 @@ class FleetSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """What the names of the worker agents begin with."""
         if self.workers.prefix:
             return self.workers.prefix
-        if self.fleet.rendezvous == EMBEDDED:
-            return WORKER_PREFIX
-        return f"{self.fleet.name}-{WORKER_PREFIX}"
+        is_alone = self.fleet.rendezvous == EMBEDDED
+        return WORKER_PREFIX if is_alone else f"{self.fleet.name}-{WORKER_PREFIX}"
 
     @property
     def stagger_s(self) -> float:

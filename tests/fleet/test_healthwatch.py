@@ -1,0 +1,70 @@
+"""Health events as the launcher of a batch hears them, from a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pilotfleet.cli.programs import open_host
+from pilotfleet.client.daemon import DaemonClient
+from pilotfleet.errors import PilotError
+from pilotfleet.fleet import healthwatch
+from pilotfleet.fleet.healthwatch import HealthWatch
+from tests.node.support import eventually, open_world
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+@pytest.fixture
+async def socket(tmp_path: Path) -> AsyncIterator[Path]:
+    """Yield the socket of a daemon that is its own broker."""
+    (tmp_path / "hub").mkdir()
+    async with open_world(tmp_path) as world:
+        config = world.config("hub", "hub", socket=tmp_path / "hub" / "s")
+        async with open_host(config):
+            yield tmp_path / "hub" / "s"
+
+
+async def publish(client: DaemonClient, data: str, topic: str = "fleet.health") -> None:
+    await client.call("publish", topic=topic, data=data)
+
+
+async def test_last_health_of_each_agent_is_kept(
+    socket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(healthwatch, "MAX_AGENTS", 2)
+    watch = HealthWatch()
+    async with (
+        await DaemonClient.connect(socket) as events,
+        await DaemonClient.connect(socket) as client,
+    ):
+        running = asyncio.ensure_future(watch.run(events))
+        while not watch.events:
+            await publish(client, '{"agent": "a", "status": "idle"}')
+        heard = watch.events
+        await publish(client, '{"agent": "other"}', topic="fleet.task")
+        await publish(client, "no JSON")
+        await publish(client, "[1]")
+        for data in ('{"agent": "b"}', '{"agent": "c"}', '{"agent": "a", "n": 1}'):
+            await publish(client, data)
+        await eventually(lambda: watch.agents["a"].get("n") == 1, what="the last one")
+        assert watch.events >= heard + 3
+        assert watch.agents == {"a": {"agent": "a", "n": 1}, "b": {"agent": "b"}}
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+
+async def test_daemon_that_goes_away_ends_the_watch(socket: Path) -> None:
+    async with await DaemonClient.connect(socket) as events:
+        running = asyncio.ensure_future(HealthWatch().run(events))
+        await asyncio.sleep(0)
+        await events.close()
+        with contextlib.suppress(PilotError):
+            await running
+    assert running.done()
