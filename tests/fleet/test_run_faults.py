@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import signal
 import sqlite3
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,16 @@ def process_below(run: subprocess.Popen[str], *words: str) -> int:
             # the command line of the program that starts it.
             return pid
     raise AssertionError(f"no process {words}")
+
+
+def wait_for_end(pid: int) -> None:
+    """Return once a process that is not our child has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid)
+        try:
+            assert select.select([descriptor], [], [], 30)[0], f"{pid} works on"
+        finally:
+            os.close(descriptor)
 
 
 def failure_of(run: subprocess.Popen[str]) -> dict[str, Any]:
@@ -125,10 +136,8 @@ def test_killed_run_leaves_nothing_that_works_on(net: World) -> None:
     wait_for_command(run, "sleep\00032")
     run.kill()
     run.communicate()
-    for _ in range(1_000):
-        if not processes_with_argument(str(net.home)):
-            break
-        time.sleep(0.01)
+    for pid in processes_with_argument(str(net.home)):
+        wait_for_end(pid)
     assert processes_with_argument(str(net.home)) == []
     spec = write_spec(net, "cat", count=2)
     summary_of(fleet_run(net, spec, write_tasks(net, {"b": "y"}))[0])
