@@ -101,12 +101,16 @@ def test_fleet_broker_expands_the_pattern_and_replays(shell: Shell) -> None:
     assert [event["topic"] for event in data["events"]] == ["fleet.x"]
 
 
-def test_named_broker_is_resolved(shell: Shell) -> None:
+@pytest.mark.parametrize(("fleet_broker", "asked"), [("hub", "a.*"), ("other", "*")])
+def test_named_broker_is_resolved(shell: Shell, fleet_broker: str, asked: str) -> None:
+    # Whether another broker expands patterns is not known, so it is asked for all.
     answer = {"node_id": 7, "address": "0:0000.0000.0007"}
-    frames = [["c2s", frame(0x11, b"hub")], ["s2c", frame(0x12, answer)], *OWN]
-    frames += [*DIAL, sent("a.*"), received("a.b"), *CLOSE]
+    frames = called("broker", {"broker": fleet_broker})
+    frames += [["c2s", frame(0x11, b"hub")], ["s2c", frame(0x12, answer)], *OWN]
+    frames += [*DIAL, sent(asked), received("b"), received("a.b"), *CLOSE]
     tokens = ["--json", "events", "subscribe", "--topic=a.*", "--broker", "hub", OPEN]
-    assert shell.play(frames, *tokens, "--count=1").code == 0
+    data = shell.play(frames, *tokens, "--count=1").data
+    assert [event["topic"] for event in data["events"]] == ["a.b"]
 
 
 def test_other_broker_is_asked_for_everything(shell: Shell) -> None:

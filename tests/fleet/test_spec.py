@@ -32,6 +32,8 @@ def test_whole_specification_is_read(tmp_path: Path) -> None:
             tags = ["worker", "text"]
             exec = "sha256sum"
             concurrency = 2
+            [hierarchy]
+            cluster_size = 50
             """,
         )
     )
@@ -71,6 +73,7 @@ def test_prefix_of_the_specification_comes_first(tmp_path: Path) -> None:
         ('[workers]\nexec = "cat"\ntimeout = "soon"', "workers.timeout"),
         ('[workers]\nexec = "cat"\ntimeout = "0s"', "workers.timeout"),
         ('[fleet]\npattern = "star"\n[workers]\nexec = "cat"', "fleet.pattern"),
+        ('[fleet]\npattern = "mesh"\n[workers]\nexec = "cat"', "a later release"),
         ('[fleet]\nrendezvous = "here"\n[workers]\nexec = "cat"', "fleet.rendezvous"),
         ('[fleet]\nstagger = "-1s"\n[workers]\nexec = "cat"', "fleet.stagger"),
         ("[workers", "not TOML"),

@@ -18,7 +18,7 @@ import pilotfleet
 from pilotfleet.cli.durations import parse_duration
 from pilotfleet.cli.settings import DEFAULT_BEACON, DEFAULT_REGISTRY, default_socket
 from pilotfleet.errors import ConfigError, DecodeError, InvalidArgument
-from pilotfleet.fleet.spec import load_spec
+from pilotfleet.fleet.spec import EMBEDDED, load_spec
 from pilotfleet.node.config import AgentSpec, HostConfig, NetworkToJoin
 from pilotfleet.protocol.registry.endpoints import parse_endpoint
 from pilotfleet.protocol.registry.names import check_hostname, normalise_tags
@@ -27,6 +27,7 @@ from pilotfleet.transport.framed import TlsConfig
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pilotfleet.fleet.spec import FleetSpec
     from pilotfleet.protocol.address import Endpoint
 
 __all__ = ["DaemonOptions", "read_options"]
@@ -105,6 +106,8 @@ def read_options(argv: Sequence[str] | None) -> DaemonOptions:
         InvalidArgument: A flag, variable or value is wrong; the message names it.
     """
     flags = vars(_make_parser().parse_args(argv))
+    if flags["fleet"]:
+        _take_from_spec(flags, load_spec(Path(flags["fleet"])))
     home = _home(flags["home"])
     settings = _Settings(flags, _read_config(flags["config"], home))
     ignored = tuple(
@@ -200,6 +203,23 @@ class _Settings:
             raise InvalidArgument(f"{_flag(key)}: {text!r} is not host:port") from None
 
 
+def _take_from_spec(flags: dict[str, Any], spec: FleetSpec) -> None:
+    """Fill the flags that were not given from a fleet's specification."""
+    stated = {
+        "agents": str(spec.workers.count),
+        "agent_prefix": spec.prefix,
+        "stagger": spec.fleet.stagger,
+    }
+    if spec.fleet.rendezvous != EMBEDDED:
+        stated["registry"] = spec.fleet.rendezvous
+    if spec.fleet.beacon:
+        stated["beacon"] = spec.fleet.beacon
+    for key, value in stated.items():
+        if flags[key] is None:
+            flags[key] = value
+    flags["tag"] = flags["tag"] or list(spec.workers.tags)
+
+
 def _host_config(settings: _Settings, home: Path) -> HostConfig:
     if not settings.switch("encrypt", default=True):
         raise InvalidArgument("tunnel encryption cannot be turned off")
@@ -292,11 +312,6 @@ def _numbered(settings: _Settings) -> tuple[int, str, tuple[str, ...]]:
     count = settings.number("agents", 0)
     prefix = settings.text("agent_prefix", "worker-")
     tags = tuple(flags["tag"])
-    if flags["fleet"]:
-        spec = load_spec(Path(flags["fleet"]))
-        count = count or spec.workers.count
-        prefix = flags["agent_prefix"] or spec.prefix
-        tags = tags or spec.workers.tags
     if count > MAX_AGENTS:
         raise InvalidArgument(f"--agents: {count} agents (max {MAX_AGENTS})")
     if count:

@@ -75,11 +75,11 @@ def events_subscribe(context: Context, arguments: Arguments) -> None:
     target, topic = _target_and_topic(context, arguments)
     count, deadline = arguments.integer("count", 0), open_deadline(arguments)
     since = arguments.duration("since", 0.0)
-    is_fleet_broker = not target
+    is_fleet_broker = False
     if not target:
-        target = arguments.text("broker")
-    if not target:
-        target, is_fleet_broker = _fleet_broker(context)
+        fleet_broker, is_ours = _fleet_broker(context)
+        target = arguments.text("broker") or fleet_broker
+        is_fleet_broker = is_ours and target == fleet_broker
     peer = context.resolve(target)
     if target != _own_address(context):
         check_trust(context, arguments, peer)

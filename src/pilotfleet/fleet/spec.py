@@ -45,6 +45,12 @@ class Pattern(StrEnum):
     """How the agents of a fleet work together."""
 
     HUB_AND_SPOKE = "hub-and-spoke"
+    MESH = "mesh"
+    HIERARCHICAL = "hierarchical"
+
+
+AVAILABLE: Final = frozenset([Pattern.HUB_AND_SPOKE])
+"""Patterns of this release; the others are known, so that they can be refused."""
 
 
 class FleetSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,11 +85,19 @@ class WorkersSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How often a task whose command exited non-zero is tried again."""
 
 
+class HierarchySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[hierarchy]``: only for the hierarchical pattern, ignored by the others."""
+
+    cluster_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_IDENTITIES)] = 50
+    """Workers under one sub-orchestrator."""
+
+
 class FleetSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A whole specification."""
 
     workers: WorkersSection
     fleet: FleetSection = FleetSection()
+    hierarchy: HierarchySection = HierarchySection()
 
     @property
     def prefix(self) -> str:
@@ -142,6 +156,11 @@ def parse_duration(text: str, name: str) -> float:
 
 def _check(spec: FleetSpec) -> None:
     """Check what types alone cannot say."""
+    if spec.fleet.pattern not in AVAILABLE:
+        raise ConfigError(
+            f"fleet.pattern: {spec.fleet.pattern} belongs to a later release;"
+            f" this one has {', '.join(sorted(AVAILABLE))}"
+        )
     check_hostname(spec.fleet.name)
     check_hostname(f"{spec.prefix}{spec.workers.count}")
     if not normalise_tags(spec.workers.tags):

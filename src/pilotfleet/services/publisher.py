@@ -154,6 +154,11 @@ class FrameQueue:
             self._frames.appendleft(frame)
             self._bytes += len(frame)
 
+    def remove(self, index: int) -> None:
+        """Take the frame at this place out."""
+        self._bytes -= len(self._frames[index])
+        del self._frames[index]
+
     def take(self) -> list[bytes]:
         """Return the oldest frames, about as many as one write should carry."""
         batch: list[bytes] = []
@@ -203,7 +208,7 @@ class Publisher:
 
         Raises:
             Unavailable: With ``wait``: the broker cannot be reached, or not in
-                time. The frame stays queued for the next attempt.
+                time. The frame is dropped: whoever was told so may publish again.
         """
         self._frames.put(frame)
         self._queued += 1
@@ -231,7 +236,7 @@ class Publisher:
                     await self._write_all()
                     pause = RETRY_FIRST_S
                 except PilotError as error:
-                    # Whoever waits is told now; the events stay for the retry.
+                    # Whoever waits is told now; the other events stay for the retry.
                     logger.info("broker %s: %s", self._broker, error)
                     self._stream = None
                     self._fail(error)
@@ -270,8 +275,14 @@ class Publisher:
                 waiter.set_result(None)
 
     def _fail(self, error: PilotError) -> None:
-        """Tell everyone who waits that it did not work out."""
+        """Tell everyone who waits that it did not work out, and drop their events."""
         waiters, self._waiters = self._waiters, deque()
-        for _, waiter in waiters:
+        first = self._written + self._frames.dropped + 1
+        # From the last on, so that the places of the others stay what they are.
+        for number, waiter in reversed(waiters):
+            # What is being written just now is in the queue no more.
+            if first <= number < first + len(self._frames):
+                self._frames.remove(number - first)
+                self._queued -= 1
             if not waiter.done():
                 waiter.set_exception(error)

@@ -243,16 +243,31 @@ def test_probes_of_both_sides_end_the_relaying() -> None:
     assert not a.endpoint.is_relayed(B)
 
 
-def test_relayed_peer_without_address_is_only_punched() -> None:
+def test_relayed_peer_without_address_is_looked_up_and_probed() -> None:
     world, a, b = pair(delivers=direct_is_blocked)
     world.send(A, B)
     b.endpoint._peers[A].path.address = None
     world.sent.clear()
     world.advance(5)
     assert [s.data[:1] for s in world.sent if s.source == b.address].count(b"\x03") == 1
-    assert not [s for s in _sealed(world, b) if not s.is_relay]
+    probes = [s for s in _sealed(world, b) if not s.is_relay]
+    assert {probe.target for probe in probes} == {a.address}
+
+
+def test_peer_restarted_on_another_port_is_reached_directly_again() -> None:
+    world, a, b = connected()
+    old = b.address
+    b = world.add(B, generation=1)
+    b.address = (old[0], old[1] + 1)
+    world.beacon_knows[B] = b.address
+    for _ in range(60):
+        world.send(A, B)
+        world.advance(1)
+        world.send(B, A)
+    assert not a.endpoint.is_relayed(B)
+    assert not b.endpoint.is_relayed(A)
+    assert a.endpoint._peers[B].path.address == b.address
     assert b.payloads()
-    del a
 
 
 # Path watch and reset

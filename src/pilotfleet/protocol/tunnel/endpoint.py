@@ -306,8 +306,10 @@ class TunnelEndpoint(Upkeep):
         path = entry.path
         path.pin(relay_only)
         if entry.session is not None:
-            # The peer came first. Where its frames come from is better than this.
-            path.address = path.address or address
+            # Where frames come from directly is better than this. But a relayed peer
+            # may have moved, as after its restart: probes go to what is known now.
+            if path.relayed or path.address is None:
+                path.address = address or path.address
             return
         is_news = address not in (None, path.address)
         if is_news:

@@ -158,6 +158,8 @@ class Upkeep(KeyExchanger):
         # direct opens, three of which end the relaying (9.3).
         if path.next_probe(now):
             self._punch(peer)
+            # A peer that was restarted has a new port, which only the registry knows.
+            self._resolve(peer, now)
         if path.address is not None and peer.session is not None:
             probe = control.upgrade_probe(self.node_id, peer.node)
             self._out.append((peer.session.seal(probe), path.address))
