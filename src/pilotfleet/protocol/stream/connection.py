@@ -8,6 +8,9 @@ Input changes state and marks the connection dirty; :meth:`StreamConnection.flus
 called once per batch of input, sends segments and acknowledgements. Packets whose
 number matters leave at once: one ACK per out-of-order segment, the answer to a FIN,
 RST.
+
+Longer than 600 lines, because every rule that concerns both halves meets here; what
+stands alone (dialling, closing, idling, the halves) has a module of its own.
 """
 
 from __future__ import annotations
