@@ -161,6 +161,12 @@ class Agent(Engine):
         self.ports.release(port)
         self.streams.unlisten(port)
 
+    def report(self, event: str, /, **data: Any) -> None:
+        """Tell whoever watches this node what happened (services.md 11.3)."""
+        sink = self.host.event_sink
+        if sink is not None:
+            sink(self, event, data)
+
     def want_large_payload(self, peer: int) -> None:
         """Let the tunnel find out whether ``peer`` takes larger packets."""
         self.tunnels.want_large_payload(peer, self.host.now())

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from pilotfleet.node.trust import TrustService
     from pilotfleet.protocol.address import Endpoint
 
-__all__ = ["ExtensionHandler", "Host", "ServiceHandler"]
+__all__ = ["EventSink", "ExtensionHandler", "Host", "ServiceHandler"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,8 @@ ExtensionHandler: TypeAlias = (
     "Callable[[IpcSession, Agent, dict[str, Any]], Awaitable[dict[str, Any]]]"
 )
 """Serves one extension request of a local program."""
+EventSink: TypeAlias = "Callable[[Agent, str, dict[str, Any]], None]"
+"""Takes what happened to an agent: the event's name and its data."""
 
 SHARED_FILES: Final = 256
 """Open files beside the agents' sockets: registry, IPC clients, databases."""
@@ -94,6 +96,8 @@ class Host:
         self.extensions: dict[str, ExtensionHandler] = {}
         """IPC operations beyond the official ones (ipc 0x80)."""
         self.trust_service: TrustService | None = None
+        self.event_sink: EventSink | None = None
+        """Called at once with each event; it must not block or raise."""
         self.agents: dict[str, Agent] = {}
         self.by_node: dict[int, Agent] = {}
         self.on_progress: Callable[[int, int], None] = _log_progress
