@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test test-all bench check-format lint layers types unit clean
+.PHONY: venv demo interop test test-all bench check-format lint layers types unit paths clean
 
 venv: $(VENV)/.installed
 
@@ -19,7 +19,10 @@ demo: venv
 
 test: check-format lint layers types unit
 
-test-all: test demo
+test-all: test demo paths
+
+interop: venv
+	$(BIN)/python -m tests.support.isolated $(BIN)/python -m tests.interop.matrix
 
 bench: venv
 	$(BIN)/python -m bench
@@ -38,6 +41,11 @@ types: venv
 
 unit: venv
 	$(BIN)/python -m tests.support.isolated $(BIN)/pytest --numprocesses auto
+
+# Real NATs in network namespaces: needs root and Linux.
+paths: venv
+	tests/paths/install.sh
+	PILOTFLEET_PATHS=1 $(BIN)/pytest --numprocesses 6 tests/paths
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -14,6 +14,7 @@ Errors are grouped by what the caller can do about them::
     │   ├── NotRunning             start the daemon
     │   ├── ConnectionFailed       check that the peer can be reached
     │   │   ├── ConnectionRefused  nothing listens there
+    │   │   ├── CertificateRefused correct the pin, or the server's certificate
     │   │   └── ConnectionReset    the other side broke it off
     │   ├── Closed                 it was closed on this side
     │   ├── TimedOut               no answer in time
@@ -104,6 +105,10 @@ class ConnectionFailed(Unavailable):
 
 class ConnectionRefused(ConnectionFailed):
     """Nothing listens at the destination."""
+
+
+class CertificateRefused(ConnectionFailed):
+    """The other side's certificate is not one that is trusted here."""
 
 
 class ConnectionReset(ConnectionFailed):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -86,11 +87,11 @@ def test_every_official_flag_is_accepted() -> None:
         "admin-token advertise-endpoint=1.2.3.4:5 beacon=127.0.0.1:1 compat-beacon"
         " email endpoint=1.2.3.4:5 hostname=h identity idle-timeout=120s"
         " keepalive=60s listen=:0 log-format=json log-level=debug log-max-backups=3"
-        " log-max-size=50 max-conns-per-port=10 max-conns-total=100 motd-feed-url"
+        " log-max-size=50 max-conns-per-port=10 max-conns-total=100 motd-feed-url="
         " motd-interval=15m networks=1,2 owner pprof proxy proxy-cmd"
         " registry=127.0.0.1:1 registry-fingerprint= registry-trust=pinned"
         " rekey-whitelist reply-whitelist sandbox-dir security-profile=compatible"
-        " socket=/tmp/x.sock syn-rate-limit=100 syn-whitelist telemetry-url"
+        " socket=/tmp/x.sock syn-rate-limit=100 syn-whitelist=7,8 telemetry-url=http://x"
         " time-wait=10s tls-trust=system transport=udp webhook webhook-secret"
     )
     switches = (
@@ -100,10 +101,16 @@ def test_every_official_flag_is_accepted() -> None:
     )
     argv = [f"-{flag}" if "=" in flag else f"-{flag}=" for flag in texts.split()]
     read = options(*argv, *(f"-{flag}" for flag in switches.split()))
-    assert read.host.networks == (NetworkToJoin("1"), NetworkToJoin("2"))
+    assert [joined.network for joined in read.host.networks] == ["1", "2"]
     assert read.host.services_off == {7, 1001, 1002}
-    assert {"telemetry-url", "motd-feed-url", "no-skillinject"} <= set(read.ignored)
-    assert {"webhook", "webhook-secret"} <= set(read.ignored)
+    # An empty address and the default transport ask for what is done anyway.
+    assert set(read.ignored) == {
+        *("beacon-rtt-probe", "motd-interval", "no-addr-watch", "no-path-watch"),
+        *("no-rx-watchdog", "no-skillinject", "sandbox", "telemetry-url", "tls-trust"),
+    }
+    assert read.host.syn_whitelist == {7, 8}
+    assert read.host.idle_timeout_s == 120.0
+    assert read.host.strict_dataplane_trust
     assert read.log_format == "json"
 
 
@@ -217,6 +224,57 @@ def test_tls() -> None:
     assert system.fingerprint is None
 
 
+def test_limits_and_lists() -> None:
+    host = options(
+        *("-idle-timeout", "30s", "-syn-rate-limit", "7", "-syn-whitelist", "1, 2"),
+        *("-reply-whitelist", "3", "-rekey-whitelist", "4,", "-no-tasksubmit"),
+    ).host
+    assert (host.idle_timeout_s, host.syn_rate) == (30.0, 7)
+    assert host.syn_whitelist == {1, 2}
+    assert host.reply_whitelist == {3}
+    assert host.rekey_whitelist == {4}
+    assert host.services_off == {1003}
+    assert not host.strict_dataplane_trust
+
+
+def test_nothing_given_limits_as_the_official_daemon_does() -> None:
+    host = options().host
+    assert (host.idle_timeout_s, host.syn_rate) == (math.inf, 100)
+    assert (host.syn_whitelist, host.webhook) == (frozenset(), "")
+
+
+def test_variables_of_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PILOT_STRICT_DATAPLANE_TRUST", "1")
+    monkeypatch.setenv("PILOT_SYN_WHITELIST", "9")
+    monkeypatch.setenv("PILOT_WEBHOOK_SECRET", "s3cret")
+    host = options("-webhook", "http://127.0.0.1:9/x").host
+    assert host.strict_dataplane_trust
+    assert host.syn_whitelist == {9}
+    assert (host.webhook, host.webhook_secret) == ("http://127.0.0.1:9/x", "s3cret")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("-syn-whitelist", "1,x"), "--syn-whitelist: 'x' is not a node number"),
+        (("-webhook", "ftp://x"), "--webhook: URL must use http or https"),
+        (("-webhook", "http://169.254.169.254/"), "--webhook: URL cannot target link-"),
+    ],
+)
+def test_bad_options_are_named(argv: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        options(*argv)
+    assert str(raised.value).startswith(message)
+
+
+def test_ignored_settings_of_the_file_are_named_as_well(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"sandbox": true, "transport": "compat", "telemetry_url": ""}')
+    ignored = options("-config", str(config)).ignored
+    assert set(ignored) == {"sandbox", "transport"}
+    assert ignored["transport"] == "packets go over UDP"
+
+
 def test_secrets_are_not_shown() -> None:
     read = options("--admin-token", "hidden", "--webhook-secret", "hidden")
     assert "hidden" not in repr(read)
@@ -256,6 +314,29 @@ def test_a_log_that_is_a_file_is_bounded(tmp_path: Path) -> None:
         tmp_path / "daemon.log.1"
     ).read_text()
     assert "line 2999" in newest
+
+
+@pytest.mark.parametrize(
+    ("sizes", "files"),
+    [
+        ("max_bytes=20_000, backups=0", ["daemon.log"]),
+        ("max_bytes=0, backups=2", ["daemon.log"]),
+    ],
+)
+def test_a_log_may_have_no_backups_or_no_bound(
+    tmp_path: Path, sizes: str, files: list[str]
+) -> None:
+    log = tmp_path / "daemon.log"
+    program = (
+        "import logging\n"
+        "from pilotfleet.cli.logs import configure_logging\n"
+        f"configure_logging({sizes})\n"
+        "for n in range(1000): logging.info('line %d', n)\n"
+    )
+    with log.open("ab") as output:
+        subprocess.run([sys.executable, "-c", program], stderr=output, check=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    assert ("line 0\n" in log.read_text()) is ("max_bytes=0" in sizes)
 
 
 def test_a_log_that_is_no_file_is_left_alone() -> None:

@@ -78,6 +78,23 @@ def test_publishing_to_the_fleet_goes_through_the_daemon(shell: Shell) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ('hostname "nobody" not found', "not_found"),
+        ("dial timeout", "connection_failed"),
+    ],
+)
+def test_publishing_to_a_broker_that_is_not_there(
+    shell: Shell, said: str, code: str
+) -> None:
+    frames = called("publish", {}, topic="t", data="x", broker="nobody")
+    failure = {"code": "connection_failed", "message": said}
+    frames[1] = ["s2c", frame(0x81, {"id": 1, "error": failure})]
+    tokens = ["events", "publish", "t", "--data", "x", "--broker", "nobody"]
+    assert shell.play(frames, "--json", *tokens).error["code"] == code
+
+
 def test_publishing_through_an_official_daemon(shell: Shell) -> None:
     frames = called("publish", TOO_OLD, topic="t", data="x")
     frames += [*OWN, *DIAL, sent("t"), sent("t", b"x"), *CLOSE]

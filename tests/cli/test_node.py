@@ -16,6 +16,21 @@ if TYPE_CHECKING:
     from tests.cli.support import Shell
 
 
+POLICY = json.dumps(
+    {
+        "version": 1,
+        "rules": [
+            {
+                "name": "web",
+                "on": "connect",
+                "match": "port in [80, 443]",
+                "actions": [{"type": "allow"}],
+            }
+        ],
+    }
+)
+
+
 def called(op: str, result: Any, **request: Any) -> list[list[str]]:
     request = {**request, "id": 1, "op": op}
     reply = frame(0x81, {"id": 1, "result": result})
@@ -108,6 +123,14 @@ def test_four_tags_are_too_many(shell: Shell) -> None:
     assert error["message"] == "set-tags: maximum 3 tags allowed, got 4"
 
 
+def test_what_a_daemon_kept_does_not_outlive_our_change(shell: Shell) -> None:
+    kept = shell.home / ".pilot" / "webhook_url"
+    kept.parent.mkdir()
+    kept.write_text("http://localhost/old")
+    assert shell.run("--json", "clear-webhook").data["webhook"] == ""
+    assert not kept.exists()
+
+
 def test_webhook_is_saved_without_a_daemon(shell: Shell) -> None:
     data = shell.run("--json", "set-webhook", "http://localhost/x").data
     assert data == {"webhook": "http://localhost/x", "applied": False}
@@ -166,6 +189,29 @@ def test_find_agents_asks_the_registry_through_the_daemon(shell: Shell) -> None:
     result = shell.play(frames, *tokens)
     assert result.stdout == "0:0000.0000.0007\t-\ta\t-\tyes\t-\n"
     assert result.stderr == "1 of 9 agents\nnext page: --cursor y\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("invalid cursor", "invalid_argument"),
+        ("too many tags (max 8)", "invalid_argument"),
+        ("registry away", "connection_failed"),
+    ],
+)
+def test_refused_search_tells_whose_fault_it_is(
+    shell: Shell, said: str, code: str
+) -> None:
+    frames = called(
+        "search",
+        {},
+        **{"tags": [], "any": False, "hostname_prefix": "", "online": False},
+        **{"limit": 50, "cursor": "zzz"},
+    )
+    failure = {"code": "connection_failed", "message": said}
+    frames[1] = ["s2c", frame(0x81, {"id": 1, "error": failure})]
+    error = shell.play(frames, "--json", "find-agents", "--cursor", "zzz").error
+    assert error["code"] == code
 
 
 def test_agents_on_a_terminal_are_a_table(
@@ -287,8 +333,9 @@ def test_network_administration_talks_to_the_registry(shell: Shell) -> None:
             ["policy", "3"],
         ):
             assert shell.run("network", *tokens).code == 0
+        # A number needs no daemon.
         for second in ("promote", "demote", "kick", "role"):
-            assert shell.play([], "network", second, "3", "7").code == 0
+            assert shell.run("network", second, "3", "7").code == 0
     token = {"admin_token": "tok"}
     member = {"network_id": 3, "target_node_id": 7}
     assert toy.requests == [
@@ -298,7 +345,7 @@ def test_network_administration_talks_to_the_registry(shell: Shell) -> None:
             "join_rule": "token",
             "token": "t",
             "enterprise": True,
-            "rules": {"links": 1},
+            "rules": '{"links": 1}',
             "node_id": 5,
             **token,
         },
@@ -306,6 +353,7 @@ def test_network_administration_talks_to_the_registry(shell: Shell) -> None:
             "type": "create_network",
             "name": "n",
             "join_rule": "open",
+            "token": "",
             "node_id": 6,
             **token,
         },
@@ -332,20 +380,21 @@ def test_network_administration_talks_to_the_registry(shell: Shell) -> None:
     [
         (["network", "create"], "invalid_argument"),
         (["network", "create", "--name=n"], "auth_required"),
-        (["network", "create", "--name=n", "--join-rule=x"], "invalid_argument"),
+        (["network", "policy", "3", "--set", "x=1"], "invalid_argument"),
         (["network", "delete", "3"], "auth_required"),
         (["network", "kick", "3", "7"], "auth_required"),
         (["network", "join", "x"], "invalid_argument"),
         (["network", "join", "70000"], "invalid_argument"),
-        (["policy", "set", "--inline", "{"], "invalid_argument"),
-        (["policy", "set", "--inline", "[]"], "invalid_argument"),
-        (["policy", "set", "--file", "/no/such"], "not_found"),
+        (["policy", "set", "--inline", "{}"], "invalid_argument"),
+        (["policy", "set", "--net=3", "--inline", "{"], "invalid_argument"),
+        (["policy", "set", "--net=3", "--inline", "[]"], "invalid_argument"),
+        (["policy", "set", "--net=3", "--file", "/no/such"], "io_error"),
         (["policy", "set"], "invalid_argument"),
         (["policy", "validate", "--inline", '{"version": 2}'], "invalid_argument"),
         (["policy", "validate", "--inline", '{"version": 1}'], "invalid_argument"),
         (["member-tags", "get"], "invalid_argument"),
-        (["sign-request", "--audience=a", "--body-hash=x"], "invalid_argument"),
-        (["sign-request", "--audience=a", "--body-file=/no"], "not_found"),
+        (["sign-request", "--audience=a", "--body-hash=x"], "connection_failed"),
+        (["sign-request", "--audience=a", "--body-file=/no"], "invalid_argument"),
         (["sign-request", "--audience=a"], "invalid_argument"),
         (["verify-request"], "invalid_argument"),
         (
@@ -359,17 +408,37 @@ def test_refusals_without_a_daemon(shell: Shell, tokens: list[str], code: str) -
 
 
 def test_policy_is_validated_locally(shell: Shell) -> None:
-    policy = '{"version": 1, "rules": [{}]}'
-    data = shell.run("--json", "policy", "validate", "--inline", policy).data
-    assert data == {"valid": True, "rules": 1}
+    data = shell.run("--json", "policy", "validate", "--inline", POLICY).data
+    assert data == {
+        "valid": True,
+        "version": 1,
+        "rules": 1,
+        "events": {"connect": True},
+    }
 
 
 def test_policy_set_carries_the_token(shell: Shell) -> None:
     shell.setenv("PILOT_ADMIN_TOKEN", "tok")
-    request = bytes.fromhex("050100030003") + b'tok{"version": 1}'
+    request = bytes.fromhex("050100030003") + b"tok" + POLICY.encode()
     frames = [["c2s", frame(0x23, request)], ["s2c", frame(0x24, {"applied": True})]]
-    tokens = ["policy", "set", "--net", "3", "--inline", '{"version": 1}']
-    assert shell.play(frames, "--json", *tokens).data == {"applied": True}
+    tokens = ["policy", "set", "--net", "3", "--inline", POLICY]
+    with ToyRegistry(lambda request: {"type": "ok"}) as toy:
+        shell.setenv("PILOT_REGISTRY", toy.address)
+        assert shell.play(frames, "--json", *tokens).data == {"applied": True}
+    stored = {"network_id": 3, "expr_policy": POLICY, "admin_token": "tok"}
+    assert toy.requests == [{"type": "set_expr_policy", **stored}]
+
+
+def test_policy_that_the_registry_refuses_never_reaches_the_daemon(
+    shell: Shell,
+) -> None:
+    tokens = ["policy", "set", "--net", "3", "--inline", POLICY]
+    with ToyRegistry(lambda request: {"type": "error", "error": "no"}) as toy:
+        shell.setenv("PILOT_REGISTRY", toy.address)
+        error = shell.run("--json", *tokens).error
+    assert error["code"] == "connection_failed"
+    assert error["message"] == "set policy on registry: registry: no"
+    assert "admin_token" not in toy.requests[0]
 
 
 @pytest.mark.parametrize(
@@ -377,11 +446,11 @@ def test_policy_set_carries_the_token(shell: Shell) -> None:
     [
         ("foo=bar", 'config: unknown key "foo"'),
         ("registry=zz", "config: registry must be a host:port address"),
-        ("log_level=loud", "config: log_level must be one of debug, info, warn"),
+        ("log_level=loud", "config: invalid log_level"),
         ("public=yes", "config: public must be true or false"),
-        ("log_max_size=-1", "config: log_max_size must be a whole number"),
-        ("keepalive=1d", "invalid duration for config keepalive"),
-        ("registry_fingerprint=ab", "config: registry_fingerprint must be 64 hex"),
+        ("log_max_size=-1", "config: log_max_size must be a non-negative integer"),
+        ("keepalive=1d", "config: keepalive must be a non-negative duration"),
+        ("registry_fingerprint=ab", "config: registry_fingerprint must be a SHA-256"),
         ("novalue", "usage: pilotctl config --set key=value"),
         ("true", "usage: pilotctl config --set key=value"),
     ],

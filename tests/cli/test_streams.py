@@ -105,7 +105,7 @@ def test_stream_that_does_not_end_gives_what_it_had(shell: Shell) -> None:
 def test_port_that_is_bound_already(shell: Shell) -> None:
     frames = [["c2s", "010bb8"], ["s2c", frame(0x0A, b"\0\1port 3000 already bound")]]
     error = shell.play(frames, "--json", "recv", "3000").error
-    assert error["message"] == "bind: daemon: port 3000 already bound"
+    assert error["message"] == "listen: bind: daemon: port 3000 already bound"
 
 
 def test_datagrams_of_other_ports_are_skipped(shell: Shell) -> None:
@@ -187,6 +187,30 @@ def test_ping_reuses_one_stream(shell: Shell) -> None:
     assert text.startswith("PING 0:0000.0000.0007\nseq=0 bytes=6 time=")
 
 
+def test_ping_reuses_one_stream_where_the_environment_says_so(shell: Shell) -> None:
+    shell.setenv("PILOT_PING_REUSE_CONN", "1")
+    frames = [*ECHO]
+    for seq in b"01":
+        probe = b"\0\0\0dping-%c" % seq
+        frames += [["c2s", frame(0x06, probe)], ["s2c", frame(0x07, probe)]]
+    frames += CLOSE
+    tokens = ["ping", "7", "--count", "2", OPEN]
+    first, second = shell.play(frames, "--json", *tokens).data["results"]
+    assert "reused" not in first
+    assert second["reused"] is True
+    assert "dial_ms" not in first.keys() | second.keys()
+    lines = shell.play(frames, *tokens).stdout.splitlines()
+    assert "  [dial=" in lines[1]
+    assert lines[2].endswith("] [reused]")
+
+
+def test_ping_without_time_sends_nothing(shell: Shell) -> None:
+    tokens = ["--json", "ping", "7", "--timeout", "1ns", OPEN]
+    result = shell.play([], *tokens)
+    assert (result.code, result.data["results"]) == (0, [])
+    assert result.data["timeout"] is True
+
+
 def test_ping_of_a_peer_that_closes_fails(shell: Shell) -> None:
     frames = [*ECHO, ["c2s", "060000006470696e672d30"], ["s2c", "0900000064"]]
     tokens = ["--json", "ping", "7", "--count", "1", OPEN]
@@ -266,4 +290,4 @@ def test_hostname_that_does_not_resolve(shell: Shell) -> None:
     frames = [["c2s", "113078 37".replace(" ", "")], ["s2c", frame(0x0A, b"\0\1no")]]
     error = shell.play(frames, "--json", "approve", "0x7").error
     assert error["code"] == "not_found"
-    assert error["message"].startswith('cannot resolve "0x7" — is the hostname')
+    assert error["message"].startswith('cannot resolve "0x7" — check the hostname')

@@ -397,7 +397,7 @@ async def test_two_nodes_make_trust() -> None:
         )
         await client.revoke_trust(ALICE, alice, bob)
         assert not await client.check_trust(alice, bob)
-        await client.report_trust(BOB, bob, alice)
+        await client.report_trust(ALICE, alice, bob)
         assert await client.check_trust(alice, bob)
 
 

@@ -153,6 +153,23 @@ def test_an_empty_key_takes_the_first_one_seen() -> None:
     assert not store.bind_key(3, KEY)
 
 
+def test_a_key_that_was_rotated_is_taken_over() -> None:
+    store = TrustStore()
+    store.trust(7, wall=WALL, public_key=KEY, mutual=True)
+    assert store.contradicts(7, decode_key_text(OTHER_KEY))
+    assert not store.contradicts(8, decode_key_text(OTHER_KEY))
+    assert store.bind_key(7, OTHER_KEY, rotated=True)
+    assert store.trusted[7] == Trusted(OTHER_KEY, int(WALL), mutual=True)
+    assert not store.contradicts(7, decode_key_text(OTHER_KEY))
+
+
+def test_an_accept_makes_trust_mutual_and_keeps_what_is_known() -> None:
+    store = TrustStore()
+    store.trust(7, wall=WALL, public_key=KEY, mutual=False, network=3)
+    store.accepted(7, "")
+    assert store.trusted[7] == Trusted(KEY, int(WALL), mutual=True, network=3)
+
+
 def test_trust_ends_the_requests_between_the_two() -> None:
     store = TrustStore()
     _ask(store, 2)

@@ -21,7 +21,7 @@ from pilotfleet.protocol.beacon import Discover, Notify
 from pilotfleet.protocol.identity import Identity
 from pilotfleet.registry.rendezvous import Rendezvous, RendezvousConfig
 from pilotfleet.registry.service import ServiceConfig
-from pilotfleet.transport.framed import TlsConfig
+from pilotfleet.transport.tls import TlsConfig
 from tests.registry.support import TIMEOUT_S, raw_client
 from tests.support.nats import run_nats
 

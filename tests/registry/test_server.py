@@ -22,7 +22,6 @@ from pilotfleet.protocol.registry.framing import (
 )
 from pilotfleet.registry.server import RegistryServer, ServerConfig
 from pilotfleet.registry.session import MAX_WAITING, BufferBudget, RequestDecoder
-from pilotfleet.transport.framed import server_tls
 from tests.registry.support import RawClient, eventually, raw_client
 
 if TYPE_CHECKING:
@@ -438,20 +437,3 @@ async def test_stop_does_not_wait_longer_than_its_deadline() -> None:
         client.send({"type": "wait"})
         await eventually(lambda: handler.begun == 1)
     assert await client.is_closed()
-
-
-async def test_tls_server_answers_and_survives_plain_text() -> None:
-    tls = server_tls()
-    server = RegistryServer(EchoHandler(), ("127.0.0.1", 0), tls=tls.context)
-    async with server:
-        async with raw_client(server.address) as plain:
-            plain.send({"type": "echo"})
-            assert (await plain.reader.read(1))[:1] in (b"", b"\x15")
-        assert server.connection_count == 0
-        from pilotfleet.client.registry import RegistryClient
-        from pilotfleet.transport.framed import TlsConfig
-
-        config = TlsConfig(fingerprint=tls.fingerprint)
-        async with RegistryClient(server.address, tls=config) as client:
-            assert await client.request({"type": "echo"}) == {"type": "echo_ok"}
-        await eventually(lambda: server.connection_count == 0)

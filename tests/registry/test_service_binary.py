@@ -84,7 +84,7 @@ async def test_resolve() -> None:
     request = ResolveRequest(2, 1, signature).encode()
     denied = await error(world, BinaryType.RESOLVE, request)
     assert denied.startswith("resolve denied: node 2 is private")
-    await one.ask("report_trust", peer_id=2)
+    await two.ask("report_trust", peer_id=1)
     kind, reply = await ask(world, BinaryType.RESOLVE, request)
     assert kind == BinaryType.RESOLVE_OK
     expected = ResolveReply(2, "203.0.113.5:4000", ("192.168.1.5:4000",), 0)

@@ -144,6 +144,8 @@ async def test_private_names_are_found_by_friends_only() -> None:
     assert await finds(1)
     assert [await finds(node) for node in (0, 2, 3, 99)] == [False] * 4
     await two.ask("report_trust", peer_id=1)
+    assert not await finds(2), "a friend is who is one in the other's eyes"
+    await one.ask("report_trust", peer_id=2)
     await world.admin("create_network", node_id=1, name="n")
     await three.ask("join_network", network_id=1)
     assert [await finds(node) for node in (0, 2, 3, 99)] == [False, True, True, False]
@@ -153,7 +155,7 @@ async def test_the_requester_is_who_last_proved_himself_on_the_connection() -> N
     world = World()
     one, two = await world.agents(2)
     await one.ask("set_hostname", hostname="alice")
-    await two.ask("report_trust", peer_id=1)
+    await one.ask("report_trust", peer_id=2)
     peer = PeerContext("198.51.100.7")
     question = {"type": "resolve_hostname", "hostname": "alice"}
     assert error_of(await world.handle(question, peer))

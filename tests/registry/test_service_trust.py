@@ -6,7 +6,9 @@ import pytest
 
 from pilotfleet.protocol.identity import Identity
 from pilotfleet.protocol.registry.signatures import sign_request
-from tests.registry.world import BEACON, World, error_of
+from pilotfleet.registry.directory.records import trust_key
+from pilotfleet.registry.store.base import Change
+from tests.registry.world import BEACON, Agent, World, error_of
 
 
 async def test_resolve_takes_public_targets_trust_or_a_shared_network() -> None:
@@ -64,7 +66,7 @@ async def test_punch_obeys_the_rule_of_resolve() -> None:
     await two.register(listen_addr="203.0.113.9:9")
     fields = {"requester_id": 1, "node_a": 2, "node_b": 1}
     assert "is private" in error_of(await one.ask("punch", **fields))
-    await one.ask("report_trust", peer_id=2)
+    await two.ask("report_trust", peer_id=1)
     assert await one.ask("punch", **fields) == {
         "type": "punch_ok",
         "node_a": 2,
@@ -76,20 +78,185 @@ async def test_punch_obeys_the_rule_of_resolve() -> None:
     assert error_of(outsider) == "punch denied: requester must be participant"
 
 
-async def test_one_report_makes_the_pair_for_both() -> None:
+async def checks(world: World, node: int, peer: int) -> bool:
+    """Tell whether the gate of ``node`` is told to let ``peer`` in."""
+    reply = await world.ask("check_trust", node_id=node, peer_id=peer)
+    assert reply["type"] == "check_trust_ok"
+    trusted: bool = reply["trusted"]
+    return trusted
+
+
+async def locates(agent: Agent, peer: int) -> bool:
+    """Tell whether ``agent`` may resolve ``peer``."""
+    reply = await agent.ask("resolve", requester_id=agent.node, node_id=peer)
+    return bool(reply["type"] == "resolve_ok")
+
+
+async def test_a_report_opens_the_reporter_only() -> None:
     world = World()
     one, two = await world.agents(2)
     for _ in range(2):
         reply = await one.ask("report_trust", peer_id=2)
         assert reply == {"type": "report_trust_ok"}
-    for node, peer in ((1, 2), (2, 1)):
-        reply = await world.ask("check_trust", node_id=node, peer_id=peer)
-        assert reply == {"type": "check_trust_ok", "trusted": True}
+    # The other has not said a word: its gate stays closed, and so does its place.
+    assert not await checks(world, 2, 1)
+    assert not await locates(one, 2)
+    assert await checks(world, 1, 2)
+    assert await locates(two, 1)
+    await two.ask("report_trust", peer_id=1)
+    assert await checks(world, 2, 1)
+    assert await locates(one, 2)
+    assert world.directory.trust.pairs == 1
     assert await two.ask("revoke_trust", peer_id=1) == {"type": "revoke_trust_ok"}
+    assert not await checks(world, 1, 2)
+    assert not await checks(world, 2, 1)
+    assert world.directory.trust.pairs == 0
     late = await one.ask("revoke_trust", peer_id=2)
     assert error_of(late) == "no trust pair between 1 and 2"
     unknown = await one.ask("report_trust", peer_id=9)
     assert error_of(unknown) == "node 9: node not found"
+
+
+async def test_a_shared_network_needs_no_consent() -> None:
+    world = World()
+    one, _ = await world.agents(2)
+    await world.admin("create_network", node_id=2, name="n")
+    await one.ask("join_network", network_id=1)
+    assert await checks(world, 1, 2)
+    assert await checks(world, 2, 1)
+
+
+async def test_pairs_of_an_older_release_count_for_both() -> None:
+    world = World()
+    one, two = await world.agents(2)
+    await world.store.write([Change(trust_key(2, 1), b"1", None)])
+    one.world = two.world = again = await world.reopened()
+    assert await checks(again, 1, 2)
+    assert await checks(again, 2, 1)
+    assert await locates(two, 1)
+    assert again.directory.trust.pairs == 1
+    await one.ask("report_trust", peer_id=2)
+    await one.ask("revoke_trust", peer_id=2)
+    assert not await checks(again, 2, 1)
+    assert not await checks(again, 1, 2)
+    assert not [e.key for e in await world.store.load() if e.key.startswith("trust.")]
+
+
+async def test_consent_outlives_the_registry() -> None:
+    world = World()
+    one, two = await world.agents(2)
+    await two.ask("set_visibility", public=True)
+    assert await locates(one, 2)
+    await two.ask("report_trust", peer_id=1)
+    two.world = again = await world.reopened()
+    assert await checks(again, 2, 1)
+    assert not await checks(again, 1, 2)
+    assert await locates(two, 1)
+
+
+async def test_a_request_counts_when_it_is_answered_by_a_report_alone() -> None:
+    world = World()
+    alice, bob = await world.agents(2)
+    await alice.ask("request_handshake", from_node_id=1, to_node_id=2)
+    assert not await checks(world, 1, 2), "a request is no trust yet"
+    await bob.ask("report_trust", peer_id=1)
+    assert await checks(world, 1, 2)
+    assert await checks(world, 2, 1)
+
+
+async def test_who_looked_for_a_node_is_found_by_it_but_not_opened() -> None:
+    """A direct request leaves no more trace than the resolve before it."""
+    world = World()
+    alice, bob = await world.agents(2)
+    assert not await locates(bob, 1)
+    await bob.ask("set_visibility", public=True)
+    assert await locates(alice, 2)
+    assert not await locates(bob, 1), "bob has not said yes"
+    await bob.ask("report_trust", peer_id=1)
+    assert await locates(bob, 1)
+    assert not await checks(world, 1, 2)
+    # And what alice's daemon does when the answer arrives.
+    await alice.ask("report_trust", peer_id=2)
+    assert await checks(world, 1, 2)
+
+
+async def test_who_calls_after_it_was_trusted_is_found_too() -> None:
+    world = World()
+    alice, bob = await world.agents(2)
+    await bob.ask("report_trust", peer_id=1)
+    assert not await locates(bob, 1)
+    assert await locates(alice, 2)
+    assert await locates(bob, 1)
+    assert not await checks(world, 1, 2)
+    await alice.ask("report_trust", peer_id=2)
+    await alice.ask("revoke_trust", peer_id=2)
+    assert not await locates(bob, 1)
+
+
+async def test_an_answer_to_a_direct_request_waits_in_the_box() -> None:
+    world = World()
+    alice, bob = await world.agents(2)
+    reply = await bob.ask("respond_handshake", peer_id=1, accept=True)
+    assert reply == {"type": "respond_handshake_ok", "accept": True, "peer_id": 1}
+    assert world.notified == [1]
+    (answer,) = (await alice.ask("poll_handshakes"))["responses"]
+    assert (answer["from_node_id"], answer["accept"]) == (2, True)
+    assert await checks(world, 2, 1)
+    assert not await checks(world, 1, 2), "alice decides that herself"
+
+
+async def test_revoked_trust_is_not_brought_back_by_the_other_side() -> None:
+    world = World()
+    alice, bob = await world.agents(2)
+    await alice.ask("request_handshake", from_node_id=1, to_node_id=2)
+    await bob.ask("report_trust", peer_id=1)
+    await alice.ask("revoke_trust", peer_id=2)
+    # Bob was away, and says when he registers what he still believes.
+    await bob.ask("report_trust", peer_id=1)
+    assert not await checks(world, 1, 2)
+    assert await checks(world, 2, 1)
+
+
+async def test_a_box_that_is_looked_into_keeps_what_is_not_acknowledged() -> None:
+    world = World()
+    alice, bob, carol = await world.agents(3)
+    for agent in (alice, carol):
+        fields = {"from_node_id": agent.node, "to_node_id": 2, "justification": "hi"}
+        await agent.ask("request_handshake", **fields)
+    await carol.ask("respond_handshake", peer_id=2, accept=False)
+    first = await bob.ask("poll_handshakes", keep=True)
+    assert await bob.ask("poll_handshakes", keep=True) == first
+    ids = [row["id"] for row in (*first["requests"], *first["responses"])]
+    assert len(set(ids)) == 3
+    # What comes in between is not acknowledged by the way.
+    await carol.ask("respond_handshake", peer_id=2, accept=True)
+    done = await bob.ask("ack_handshakes", ids=[ids[0], ids[2], "nonsense"])
+    assert done == {"type": "ack_handshakes_ok"}
+    left = await bob.ask("poll_handshakes", keep=True)
+    assert [row["from_node_id"] for row in left["requests"]] == [3]
+    assert [row["accept"] for row in left["responses"]] == [True]
+    await bob.ask("ack_handshakes", ids=ids)
+    # The official way still empties it, and sees no ids.
+    rest = await bob.ask("poll_handshakes")
+    assert not rest["requests"]
+    assert "id" not in rest["responses"][0]
+    assert (await bob.ask("poll_handshakes", keep=True))["responses"] == []
+
+
+async def test_only_the_owner_of_a_box_acknowledges() -> None:
+    world = World()
+    alice, bob = await world.agents(2)
+    await alice.ask("request_handshake", from_node_id=1, to_node_id=2)
+    ((row),) = (await bob.ask("poll_handshakes", keep=True))["requests"]
+    stolen = sign_request(
+        bob.identity, {"type": "ack_handshakes", "node_id": 2, "ids": []}
+    )
+    for request in (
+        {"type": "ack_handshakes", "node_id": 2, "ids": [row["id"]]},
+        {**stolen, "ids": [row["id"]]},
+    ):
+        assert "signature" in error_of(await world.handle(request))
+    assert len((await bob.ask("poll_handshakes"))["requests"]) == 1
 
 
 async def test_trust_with_unknown_nodes_is_denied() -> None:

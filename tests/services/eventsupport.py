@@ -85,6 +85,10 @@ class MemoryAgent:
         self.hostname = hostname
         self.refuses = False
         self.dialed: list[MemoryStream] = []
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def report(self, event: str, /, **data: Any) -> None:
+        self.events.append((event, data))
 
     async def dial(self, remote: SocketAddress) -> MemoryStream:
         peer = self.host.world.get(remote.address.node)
@@ -110,6 +114,7 @@ class MemoryHost:
         self.by_node: dict[int, MemoryAgent] = {}
         self.agents: dict[str, MemoryAgent] = {}
         self.tasks: set[asyncio.Task[None]] = set()
+        self.event_sink: object | None = None
         self.broker: EventBroker
 
     def add(self, node_id: int, hostname: str) -> MemoryAgent:

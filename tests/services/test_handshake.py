@@ -222,6 +222,46 @@ async def test_a_poll_is_saved_before_it_is_acted_on(world: World) -> None:
         assert a.node_id in TrustStore.load(path, wall=host.wall()).pending
 
 
+async def test_a_key_that_a_tunnel_shows_reaches_the_disk(world: World) -> None:
+    """Nobody has asked the service for anything yet."""
+    async with hosting(world, "h", "a", "b", is_public=False) as (host, service):
+        a, b = host.agents["a"], host.agents["b"]
+        for one, other in ((a, b), (b, a)):
+            await one.registry(
+                "report_trust", node_id=one.node_id, peer_id=other.node_id
+            )
+        b.trust.trust(a.node_id, wall=host.wall(), mutual=True)
+        await service._writer.flush(b.trust)
+        assert await echo(a, b) == b"hello"
+        path = b.spec.identity_path.with_name("trust.json")
+
+        def key_on_disk() -> str:
+            return TrustStore.load(path, wall=0).trusted[a.node_id].public_key
+
+        await eventually(
+            lambda: key_on_disk() == a.identity.public_key_text, what="it is saved"
+        )
+
+
+async def test_an_answer_without_a_relayed_request_is_accepted(world: World) -> None:
+    """A direct request, answered when no direct way is left."""
+    async with hosting(world, "h", "a", "b", is_public=False) as (host, service):
+        a, b = host.agents["a"], host.agents["b"]
+        a.trust.ask(b.node_id, host.wall())
+        b.trust.add_pending(
+            a.node_id,
+            public_key=a.identity.public_key_text,
+            justification="",
+            source=a.node_id,
+            wall=host.wall(),
+        )
+        await service.approve(b, a.node_id)
+        await _wait(service, a, b.node_id)
+        await eventually(lambda: a.trust.trusted[b.node_id].public_key, what="the key")
+        assert await host.registry.check_trust(a.node_id, b.node_id)
+        assert await echo(a, b) == await echo(b, a) == b"hello"
+
+
 # Messages that are not what they say
 
 

@@ -17,7 +17,7 @@ import struct
 import sys
 from typing import Final
 
-from tests.support.official import official_program
+from tests.support.official import official_program, sdk_environment
 
 CLONE_NEWNET: Final = 0x4000_0000
 SIOCSIFFLAGS: Final = 0x8914
@@ -28,6 +28,7 @@ def main() -> None:
     """Fetch what is needed from outside, then become the command."""
     for name in ("pilot-daemon", "pilotctl"):
         official_program(name)
+    sdk_environment()
     if sys.platform == "linux" and os.geteuid() == 0:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.unshare(CLONE_NEWNET) == 0:

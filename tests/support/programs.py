@@ -87,7 +87,7 @@ class World:
             **extra,
         }
 
-    def start_rendezvous(self, store: str | None = None) -> Program:
+    def start_rendezvous(self, store: str | None = None, *flags: object) -> Program:
         """Start ``pilot-rendezvous``; on a restart it takes its old ports."""
         token_file = self.home / "admin.token"
         token_file.write_text(self.admin_token)
@@ -100,7 +100,7 @@ class World:
             *("--registry-addr", self.registry, "--beacon-addr", self.beacon),
             *("--http", "127.0.0.1:0", "--admin-token-file", token_file),
             *("--store", store or f"sqlite:///{self.home / 'registry.db'}"),
-            *("--ready-file", ready),
+            *("--ready-file", ready, *flags),
         )
         program.wait_until(ready.exists)
         addresses = json.loads(ready.read_text())

@@ -1,33 +1,23 @@
-"""Framed connections over real sockets, plain and with TLS."""
+"""Framed connections over real sockets; with TLS, see test_tls."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pilotfleet.errors import (
-    ConfigError,
     ConnectionFailed,
     ConnectionRefused,
     DecodeError,
     PilotError,
 )
 from pilotfleet.protocol.registry.framing import JsonFrameDecoder, encode_json_frame
-from pilotfleet.transport.framed import (
-    FramedConnection,
-    TlsConfig,
-    client_tls_context,
-    connect_framed,
-    server_tls,
-)
+from pilotfleet.transport.framed import FramedConnection, connect_framed
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pilotfleet.protocol.address import Endpoint
 
 TIMEOUT_S = 10.0
@@ -76,11 +66,9 @@ class Peer:
         self.closed.set()
 
 
-async def listen(
-    peer: Peer, tls: ssl.SSLContext | None = None
-) -> tuple[asyncio.Server, Endpoint]:
+async def listen(peer: Peer) -> tuple[asyncio.Server, Endpoint]:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(peer.make, "127.0.0.1", 0, ssl=tls)
+    server = await loop.create_server(peer.make, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     return server, (host, port)
 
@@ -159,73 +147,6 @@ async def test_closed_port_refuses(unused_tcp_port: int) -> None:
 async def test_name_that_does_not_exist_is_a_failed_connection() -> None:
     with pytest.raises(ConnectionFailed, match=r"no\.such\.host\.invalid"):
         await connect_framed(("no.such.host.invalid", 9000), Peer().make)
-
-
-async def test_tls_with_the_pinned_certificate() -> None:
-    tls = server_tls()
-    here, there = Peer(), Peer()
-    server, endpoint = await listen(there, tls.context)
-    config = TlsConfig(fingerprint=tls.fingerprint)
-    connection = await connect_framed(
-        endpoint,
-        here.make,
-        tls=client_tls_context(config),
-        fingerprint=config.fingerprint,
-    )
-    connection.send(encode_json_frame(b"secret"))
-    assert await there.frame() == b"secret"
-    connection.close()
-    await here.wait_closed()
-    await there.wait_closed()
-    server.close()
-
-
-async def test_tls_with_another_certificate_is_refused() -> None:
-    here, there = Peer(), Peer()
-    server, endpoint = await listen(there, server_tls().context)
-    config = TlsConfig(fingerprint="0" * 64)
-    with pytest.raises(ConnectionFailed, match="not the pinned one"):
-        await connect_framed(
-            endpoint,
-            here.make,
-            tls=client_tls_context(config),
-            fingerprint=config.fingerprint,
-        )
-    await here.wait_closed()
-    await there.wait_closed()
-    server.close()
-
-
-async def test_tls_without_a_pin_needs_a_known_authority() -> None:
-    there = Peer()
-    server, endpoint = await listen(there, server_tls().context)
-    with pytest.raises(ConnectionFailed, match="certificate"):
-        await connect_framed(endpoint, Peer().make, tls=client_tls_context(TlsConfig()))
-    server.close()
-
-
-async def test_tls_older_than_1_3_is_refused() -> None:
-    there = Peer()
-    server, endpoint = await listen(there, server_tls().context)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
-    with pytest.raises(ConnectionFailed):
-        await connect_framed(endpoint, Peer().make, tls=context)
-    server.close()
-
-
-async def test_tls_server_needs_certificate_and_key(tmp_path: Path) -> None:
-    (tmp_path / "cert.pem").write_text("no certificate")
-    with pytest.raises(ConfigError, match="together"):
-        server_tls(tmp_path / "cert.pem")
-    with pytest.raises(ConfigError, match=r"cert\.pem"):
-        server_tls(tmp_path / "cert.pem", tmp_path / "cert.pem")
-    with pytest.raises(ConfigError, match=r"missing\.pem"):
-        server_tls(tmp_path / "missing.pem", tmp_path / "missing.pem")
-    with pytest.raises(ConfigError, match=r"missing\.pem"):
-        client_tls_context(TlsConfig(authorities=tmp_path / "missing.pem"))
 
 
 async def test_reset_by_the_other_side_is_reported() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pilotfleet.errors import InvalidArgument, NotSupported
+from pilotfleet.errors import ConnectionFailed, InvalidArgument, NotSupported
 
 if TYPE_CHECKING:
     from pilotfleet.cli.arguments import Arguments
@@ -27,15 +27,26 @@ def find_agents(context: Context, arguments: Arguments) -> None:
             f"invalid integer for --limit: {limit} is more than {MAX_LIMIT}",
             hint="use --cursor with next_cursor of the result for the next page",
         )
-    body = context.daemon().call(
-        "search",
-        tags=arguments.texts("tag") + arguments.positionals,
-        any=arguments.enabled("any"),
-        hostname_prefix=arguments.text("hostname"),
-        online=arguments.enabled("online"),
-        limit=limit,
-        cursor=arguments.text("cursor"),
-    )
+    try:
+        body = context.daemon().call(
+            "search",
+            tags=arguments.texts("tag") + arguments.positionals,
+            any=arguments.enabled("any"),
+            hostname_prefix=arguments.text("hostname"),
+            online=arguments.enabled("online"),
+            limit=limit,
+            cursor=arguments.text("cursor"),
+        )
+    except ConnectionFailed as error:
+        # The registry's refusals carry no code, only their text.
+        if "invalid cursor" in str(error):
+            raise InvalidArgument(
+                f'invalid cursor "{arguments.text("cursor")[:80]}"',
+                hint="--cursor takes next_cursor of the page before",
+            ) from error
+        if "too many tags" in str(error):
+            raise InvalidArgument(str(error)) from error
+        raise
     result = {
         "agents": body.get("agents") or [],
         "total": body.get("total", 0),

@@ -39,10 +39,14 @@ class Invocation(NamedTuple):
 class Arguments:
     """The positionals and flags of one command."""
 
-    __slots__ = ("_flags", "positionals")
+    __slots__ = ("_flags", "first", "positionals")
 
-    def __init__(self, positionals: list[str], flags: dict[str, list[str]]) -> None:
+    def __init__(
+        self, positionals: list[str], flags: dict[str, list[str]], first: str = ""
+    ) -> None:
         self.positionals = positionals
+        self.first = first
+        """The first token, for commands that take it whatever it looks like."""
         self._flags = flags
 
     @property
@@ -156,7 +160,7 @@ def parse_arguments(tokens: list[str]) -> Arguments:
                 value = tokens[index]
                 index += 1
         flags.setdefault(name, []).append(value)
-    return Arguments(positionals, flags)
+    return Arguments(positionals, flags, tokens[0] if tokens else "")
 
 
 def _is_flag(token: str) -> bool:

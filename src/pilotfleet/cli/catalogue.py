@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from pilotfleet.cli import catalogue_node, catalogue_traffic
+from pilotfleet.cli import catalogue_admin, catalogue_node, catalogue_traffic
+from pilotfleet.cli.catalogue_errors import ERRORS
 
 __all__ = ["COMMANDS", "GROUPS", "SECTIONS", "Spec"]
 
@@ -28,6 +29,8 @@ class Spec(NamedTuple):
     usage: str
     description: str
     returns: str
+    errors: tuple[str, ...]
+    """Codes it can give, besides ``internal``, which any command can."""
 
     @property
     def arguments(self) -> list[str]:
@@ -48,14 +51,22 @@ SECTIONS: Final = {
     "network": "Networks",
     "info": "Diagnostics",
     "sign": "Request signing",
+    "gateway": "IP gateway",
     "admin": "Administration",
     "later": "Not implemented yet",
+    "left out": "Of the official program, but not of this one (each says why)",
 }
 """Heading of each part of the help."""
 
-_ROWS: Final = {**catalogue_node.ROWS, **catalogue_traffic.ROWS}
+_ROWS: Final = {
+    **catalogue_node.ROWS,
+    **catalogue_traffic.ROWS,
+    **catalogue_admin.ROWS,
+}
 
-COMMANDS: Final = {name: Spec(*row) for name, row in _ROWS.items()}
+COMMANDS: Final = {
+    name: Spec(*row, errors=ERRORS.get(name, ())) for name, row in _ROWS.items()
+}
 """Every command by its words."""
 
 

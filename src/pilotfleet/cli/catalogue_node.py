@@ -47,6 +47,8 @@ ROWS: Final[dict[str, tuple[str, str, str, str, str]]] = {
             "[--registry <addr>] [--beacon <addr>] [--listen <addr>]"
             " [--identity <path>] [--email <addr>] [--hostname <name>] [--agents <n>]"
             " [--agent-prefix <p>] [--tag <t>] [--fleet <file>]"
+            " [--registry-tls] [--registry-trust pinned|system]"
+            " [--registry-fingerprint <hex>]"
             " [--log-level <level>] [--public]"
             " [--trust-auto-approve] [--webhook <url>] [--networks <ids>]"
             " [--foreground] [--socket <path>] [--wait <dur>]"

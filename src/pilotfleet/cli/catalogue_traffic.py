@@ -15,21 +15,21 @@ ROWS: Final[dict[str, tuple[str, str, str, str, str]]] = {
     "connect": (
         "talk",
         "streams:connect",
-        f"{_PEER} [port] [--message <msg>] [--timeout <dur>]",
+        f"{_PEER} [port] [--message <msg>] [--timeout <dur>] [--secure]",
         "Send a message or standard input and print the first answer",
         "target, port, sent, response",
     ),
     "send": (
         "talk",
         "streams:send",
-        f"{_PEER} <port> --data <msg> [--timeout <dur>]",
+        f"{_PEER} <port> --data <msg> [--timeout <dur>] [--secure]",
         "Send data to a port and print the first answer",
         "target, port, sent, response",
     ),
     "recv": (
         "talk",
         "streams:recv",
-        f"<port> {_PAGE}",
+        f"<port> {_PAGE} [--secure]",
         "Take streams on a port and print what each one carried",
         "messages [{seq, port, data, bytes}], timeout (bool)",
     ),
@@ -256,7 +256,10 @@ ROWS: Final[dict[str, tuple[str, str, str, str, str]]] = {
     "network policy": (
         "network",
         "network:network_policy",
-        "<network_id> [--max-members N] [--description S] [--allowed-ports 1,2]",
+        (
+            "<network_id> [--set key=value ...] [--max-members N] [--description S]"
+            " [--allowed-ports 1,2]"
+        ),
         "Show a network's policy, or change it (admin token)",
         _BODY,
     ),
@@ -311,61 +314,98 @@ ROWS: Final[dict[str, tuple[str, str, str, str, str]]] = {
     ),
     "policy get": (
         "admin",
-        "network:policy_get",
+        "policies:get",
         "--net <id>",
         "Show the policy that the daemon applies in a network",
         "network_id, engine, expr_policy",
     ),
     "policy set": (
         "admin",
-        "network:policy_set",
+        "policies:set_policy",
         "--net <id> (--file <f> | --inline <json>)",
         "Give a network a policy (admin token)",
         "network_id, applied",
     ),
     "policy validate": (
         "admin",
-        "network:policy_validate",
+        "policies:validate",
         "(--file <f> | --inline <json>)",
-        "Check a policy's form",
-        "valid, rules",
+        "Check a policy without a daemon",
+        "valid, version, rules, events",
+    ),
+    "policy test": (
+        "admin",
+        "policies:test",
+        "--file <path> --event '<json>'",
+        "Tell what a policy says of one event",
+        "directives [{type, rule, params}]",
     ),
     "member-tags get": (
         "admin",
-        "network:member_tags_get",
-        f"--net <id> --node {_NODE}",
-        "Show the tags of a network's member",
+        "policies:member_tags_get",
+        "--net <id> [--node <id>]",
+        "Show the tags of a network's member, or of all",
         _BODY,
     ),
     "member-tags set": (
         "admin",
-        "network:member_tags_set",
-        f"--net <id> --node {_NODE} --tags a,b",
-        "Set the tags of a network's member",
+        "policies:member_tags_set",
+        "--net <id> --node <id> --tags tag1,tag2",
+        "Set the tags of a network's member, as its admin or with the admin token",
         _BODY,
     ),
     "send-message": (
-        "later",
-        "",
-        f"{_PEER} --data <text>",
-        "Send a message to a node's inbox",
-        "target, to, type, bytes, ack",
+        "talk",
+        "messages:send_message",
+        (
+            "<address|hostname> --data <text> | --data - | --data-file <path>"
+            " [--type text|json|binary] [--trace] [--count <n>] [--reuse-conn]"
+            " [--wait <dur>] [--timeout <dur>] [--no-resend] [--reply-to <message-id>]"
+        ),
+        "Send a message to a node's inbox and, with --wait, print the answer",
+        (
+            "target, to, type, seq, bytes, reused (bool), ack, message_id,"
+            " tagged (bool), reply_to, first_contact, reply, reply_after_ms; with"
+            " --count: reuse_conn (bool), results [{seq, bytes, reused, ack,"
+            " message_id, tagged}]"
+        ),
     ),
     "send-file": (
-        "later",
-        "",
-        f"{_PEER} <path>",
-        "Send a file to a node",
-        "filename, bytes, destination",
+        "talk",
+        "files:send_file",
+        "<address|hostname> <filepath> [--timeout <dur>]",
+        (
+            "Send a file; an interrupted transfer resumes (--no-stream: in one piece,"
+            " --prefer-direct: try a direct path first)"
+        ),
+        (
+            "filename, bytes, destination, elapsed_ms, throughput_mbps, bytes_sent,"
+            " bytes_resumed, sha256, transport, verified (bool); in one piece: ack"
+        ),
     ),
-    "inbox": ("later", "", "", "List received messages", "messages, total, shown"),
-    "received": ("later", "", "", "List received files", "files, total, shown"),
-    "gateway": (
-        "later",
-        "",
-        "start|stop|map|unmap|list",
-        "Reach agents by IP address",
-        "mappings, total",
+    "inbox": (
+        "talk",
+        "mailbox:inbox",
+        (
+            "[read <id>] [--latest] [--limit <n>] [--from <peer>] [--since <dur|ts>]"
+            " [--full] [--clear [--before <dur>]]"
+        ),
+        "List received messages, newest first; read one, or delete them",
+        (
+            "messages [{id, from, received_at, type, bytes, message_id, reply_to,"
+            " preview, data}], total, shown, dir; with --clear: cleared, remaining;"
+            " read: one message"
+        ),
+    ),
+    "received": (
+        "talk",
+        "mailbox:received",
+        "[--limit <n>] [--since <dur|ts>] [--clear [--before <dur>]]",
+        "List received files, newest first, or delete them",
+        (
+            "files [{name, bytes, modified, path}], total, shown, dir; with --clear:"
+            " cleared, cleared_partial, remaining"
+        ),
     ),
 }
 """By the command's words: the fields of ``catalogue.Spec``."""

@@ -26,21 +26,24 @@ _CHOICES: Final = {
     "tls_trust": ("pinned", "system"),
     "transport": ("udp", "compat", "auto"),
 }
-_ADDRESSES: Final = frozenset(["registry", "beacon"])
+_PEERS: Final = frozenset(["registry", "beacon"])
+"""Addresses of somebody else, which therefore name a host and a port."""
+_ADDRESSES: Final = _PEERS | {"advertise_endpoint", "endpoint", "listen"}
+_URLS: Final = {
+    "compat_beacon": ("http", "https", "ws", "wss"),
+    "motd_feed_url": ("http", "https"),
+    "telemetry_url": ("http", "https"),
+    "webhook": ("http", "https"),
+}
+"""Keys that hold a URL, with the schemes it may have."""
 _TEXTS: Final = frozenset(
     [
         "admin_token",
-        "advertise_endpoint",
-        "compat_beacon",
         "email",
-        "endpoint",
         "hostname",
         "identity",
-        "listen",
-        "motd_feed_url",
         "networks",
         "owner",
-        "proxy",
         "proxy_cmd",
         "registry_fingerprint",
         "rekey_whitelist",
@@ -48,8 +51,6 @@ _TEXTS: Final = frozenset(
         "sandbox_dir",
         "socket",
         "syn_whitelist",
-        "telemetry_url",
-        "webhook",
         "webhook_secret",
     ]
 )
@@ -94,14 +95,14 @@ def config(context: Context, arguments: Arguments) -> None:
         if not separator or not key:
             raise UsageError("usage: pilotctl config --set key=value")
         key = key.replace("-", "_")
-        context.settings.update(**{key: check_value(key, value)})
-        context.output.result({"key": key, "value": value}, f"{key} = {value}")
+        kept = check_value(key, value)
+        context.settings.update(**{key: kept})
+        # A secret is shown to whom has just typed it, as the official program does.
+        echo = "" if kept is None else kept if key in _SECRETS else _shown(key, kept)
+        context.output.result({"key": key, "value": echo}, f"{key} = {echo}")
         return
     settings = context.settings
-    shown = {
-        key: "(set)" if key in _SECRETS and value else value
-        for key, value in settings.config.items()
-    }
+    shown = {key: _shown(key, value) for key, value in settings.config.items()}
     context.output.result(
         {
             "registry": settings.registry,
@@ -132,7 +133,7 @@ def init(context: Context, arguments: Arguments) -> None:
 
 
 def check_value(key: str, value: str) -> Any:
-    """Return a configuration value in the form to store.
+    """Return a configuration value in the form to store; none clears it.
 
     Raises:
         InvalidArgument: The key is unknown, or the value not allowed for it.
@@ -141,26 +142,78 @@ def check_value(key: str, value: str) -> Any:
         return None
     for keys, check in _CHECKS:
         if key in keys:
+            if not value.strip():
+                raise InvalidArgument(f"config: {key} must not be empty")
             return check(key, value)
     raise InvalidArgument(f'config: unknown key "{key}"')
 
 
-def _check_choice(key: str, value: str) -> str:
-    choices = _CHOICES[key]
-    if value not in choices:
-        raise InvalidArgument(f"config: {key} must be one of {', '.join(choices)}")
+def _shown(key: str, value: Any) -> Any:
+    """Return a value without what others must not read over a shoulder."""
+    if key in _SECRETS and value:
+        return "(set)"
+    if key == "proxy" and isinstance(value, str):
+        return re.sub(r"//[^/@]*@", "//***@", value)
     return value
 
 
+def _check_choice(key: str, value: str) -> str:
+    choices = _CHOICES[key]
+    if key == "transport":
+        value = value.lower()
+    if value in choices:
+        return value
+    if key == "log_level":
+        raise InvalidArgument("config: invalid log_level")
+    if key == "transport":
+        raise InvalidArgument(
+            f"config: invalid transport \"{value[:40]}\": must be 'udp', 'compat' or"
+            " 'auto'"
+        )
+    raise InvalidArgument(f"config: {key} must be {' or '.join(choices)}")
+
+
 def _check_address(key: str, value: str) -> str:
-    if not re.fullmatch(r"(\[[^\]]+\]|[^:\s]*):[0-9]{1,5}", value):
+    found = re.fullmatch(r"(\[[^\]]+\]|[^:\s]*):([0-9]{1,5})", value)
+    is_own = key == "listen"
+    # To listen, every host and any port will do.
+    is_valid = found is not None and (is_own or bool(found[1]))
+    if found is None or not is_valid or not int(not is_own) <= int(found[2]) <= 0xFFFF:
         raise InvalidArgument(f"config: {key} must be a host:port address")
+    return value
+
+
+def _check_url(key: str, value: str) -> str:
+    scheme, separator, rest = value.partition("://")
+    if not separator or scheme.lower() not in _URLS[key] or not rest.strip("/"):
+        raise InvalidArgument(f"config: invalid URL for {key}")
+    return value
+
+
+def _check_proxy(key: str, value: str) -> str:
+    if value in ("auto", "off"):
+        return value
+    scheme, separator, rest = value.partition("://")
+    if not separator or not rest:
+        raise InvalidArgument(
+            f'config: invalid proxy "{value[:60]}": use auto, off, or an http:// or'
+            " https:// proxy URL"
+        )
+    if scheme.lower() not in ("http", "https"):
+        raise InvalidArgument(
+            f'config: invalid proxy "{value[:60]}": the scheme must be http or https'
+        )
     return value
 
 
 def _check_text(key: str, value: str) -> str:
     if key == "registry_fingerprint" and not re.fullmatch("[0-9a-fA-F]{64}", value):
-        raise InvalidArgument(f"config: {key} must be 64 hex digits")
+        raise InvalidArgument(f"config: {key} must be a SHA-256 hex digest")
+    if key == "hostname" and not _HOSTNAME.fullmatch(value):
+        raise InvalidArgument(
+            "config: hostname must be 1-63 lowercase letters, digits or internal"
+            " hyphens"
+        )
     return value
 
 
@@ -171,19 +224,29 @@ def _check_boolean(key: str, value: str) -> bool:
 
 
 def _check_integer(key: str, value: str) -> int:
-    if not (value.isascii() and value.isdigit()) or len(value) > 12:
-        raise InvalidArgument(f"config: {key} must be a whole number, 0 or more")
+    if not re.fullmatch(r"\+?[0-9]{1,18}", value):
+        raise InvalidArgument(f"config: {key} must be a non-negative integer")
     return int(value)
 
 
 def _check_duration(key: str, value: str) -> str:
-    parse_duration(value, f"config {key}")
+    # Here, unlike in flags, a number needs its unit: the daemon reads it too.
+    has_unit = value == "0" or not value[-1:].isdigit()
+    try:
+        parse_duration(value if has_unit else "", f"config {key}")
+    except InvalidArgument:
+        raise InvalidArgument(
+            f"config: {key} must be a non-negative duration"
+        ) from None
     return value
 
 
+_HOSTNAME: Final = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _CHECKS: Final[tuple[tuple[Any, Callable[[str, str], Any]], ...]] = (
     (_CHOICES, _check_choice),
     (_ADDRESSES, _check_address),
+    (_URLS, _check_url),
+    (frozenset(["proxy"]), _check_proxy),
     (_TEXTS, _check_text),
     (_BOOLEANS, _check_boolean),
     (_INTEGERS, _check_integer),

@@ -10,6 +10,7 @@ sends is taken, because a daemon that cannot get rid of its data stops reading.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import socket
@@ -69,6 +70,11 @@ class Deadline:
     def __init__(self, seconds: float | None) -> None:
         self._at = None if seconds is None else time.monotonic() + seconds
 
+    def within(self, seconds: float) -> Deadline:
+        """Return this deadline, or ``seconds`` from now if that is sooner."""
+        remaining = self.remaining
+        return Deadline(seconds if remaining is None else min(seconds, remaining))
+
     @property
     def remaining(self) -> float | None:
         """Seconds left, not below zero; none means no limit."""
@@ -114,6 +120,8 @@ class Daemon:
         self._datagrams: deque[ReceivedDatagram] = deque(maxlen=MAX_DATAGRAMS)
         self._datagram_port: int | None = None
         self._calls = 0
+        self.limit = NEVER
+        """Bounds every wait on this connection, beside the deadline of each."""
 
     def __enter__(self) -> Self:
         return self
@@ -275,6 +283,9 @@ class Daemon:
         events = select.POLLIN | (select.POLLOUT if writing else 0)
         self._poll.register(self._socket, events)
         remaining = deadline.remaining
+        limit = self.limit.remaining
+        if limit is not None:
+            remaining = limit if remaining is None else min(limit, remaining)
         milliseconds = None if remaining is None else remaining * 1000
         ready = self._poll.poll(milliseconds)
         if not ready:
@@ -353,11 +364,9 @@ class Stream:
         return self._daemon.take_stream(self._id)
 
     def close(self) -> None:
-        """End the stream; it does not matter if the daemon is gone."""
-        try:
+        """End the stream; it does not matter if the daemon is gone or stuck."""
+        with contextlib.suppress(ConnectionFailed, TimedOut):
             self._daemon.close_stream(self._id)
-        except ConnectionFailed:
-            return
 
 
 def _gone(error: OSError) -> ConnectionFailed:

@@ -61,8 +61,8 @@ def _run(argv: Sequence[str] | None, open_host: HostOpener) -> None:
         max_bytes=options.log_max_bytes,
         backups=options.log_backups,
     )
-    for name in options.ignored:
-        logger.info("flag -%s has no effect here", name)
+    for name, why in options.ignored.items():
+        logger.warning("flag -%s has no effect here: %s", name, why)
     with asyncio.Runner(loop_factory=fast_loop()) as runner:
         runner.run(run_daemon(options, open_host))
 

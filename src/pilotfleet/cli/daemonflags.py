@@ -8,24 +8,36 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import pilotfleet
 from pilotfleet.cli.durations import parse_duration
-from pilotfleet.cli.settings import DEFAULT_BEACON, DEFAULT_REGISTRY, default_socket
-from pilotfleet.errors import ConfigError, DecodeError, InvalidArgument
+from pilotfleet.cli.settings import (
+    DEFAULT_BEACON,
+    DEFAULT_REGISTRY,
+    SYSTEM_TRUST,
+    choose_registry_trust,
+    default_socket,
+)
+from pilotfleet.errors import ConfigError, DecodeError, InvalidArgument, PilotError
 from pilotfleet.fleet.spec import EMBEDDED, load_spec
 from pilotfleet.node.config import AgentSpec, HostConfig, NetworkToJoin
 from pilotfleet.protocol.registry.endpoints import parse_endpoint
 from pilotfleet.protocol.registry.names import check_hostname, normalise_tags
-from pilotfleet.transport.framed import TlsConfig
+from pilotfleet.protocol.services.dataexchange import (
+    MAX_FRAME,
+    MAX_MAX_FRAME,
+    MIN_MAX_FRAME,
+)
+from pilotfleet.protocol.services.webhook import parse_url
+from pilotfleet.transport.tls import TlsConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pilotfleet.fleet.spec import FleetSpec
     from pilotfleet.protocol.address import Endpoint
@@ -36,26 +48,42 @@ logger = logging.getLogger(__name__)
 
 _TEXTS: Final = """
     admin-token advertise-endpoint beacon config email endpoint hostname identity
-    keepalive listen log-format log-level log-max-backups log-max-size
+    idle-timeout keepalive listen log-format log-level log-max-backups log-max-size
     max-conns-per-port max-conns-total networks owner registry registry-fingerprint
-    registry-trust socket time-wait
+    registry-trust rekey-whitelist reply-whitelist socket syn-rate-limit syn-whitelist
+    time-wait webhook webhook-secret
     agent-prefix agent-sockets agents broker fleet home ready-file stagger
 """.split()  # noqa: SIM905 - a list of names is easier to read and to sort so.
 """Flags with a value; the last line are not of the official program."""
 _SWITCHES: Final = """
-    encrypt no-dataexchange no-echo no-eventstream public registry-tls relay-only
-    trust-auto-approve
+    dataexchange-b64 encrypt no-dataexchange no-echo no-eventstream no-tasksubmit
+    public registry-tls relay-only strict-dataplane-trust trust-auto-approve
 """.split()  # noqa: SIM905
-_IGNORED_TEXTS: Final = """
-    compat-beacon idle-timeout motd-feed-url motd-interval pprof proxy proxy-cmd
-    rekey-whitelist reply-whitelist sandbox-dir security-profile syn-rate-limit
-    syn-whitelist telemetry-url tls-trust transport webhook webhook-secret
-""".split()  # noqa: SIM905
-"""Of the vendor's cloud, or of parts of the reference that we do not have."""
-_IGNORED_SWITCHES: Final = """
-    beacon-rtt-probe dataexchange-b64 no-addr-watch no-path-watch no-rx-watchdog
-    no-skillinject no-tasksubmit sandbox strict-dataplane-trust
-""".split()  # noqa: SIM905
+_IGNORED_TEXTS: Final = {
+    "compat-beacon": "there is no transport over TCP 443",
+    "motd-feed-url": "there is no message of the day",
+    "motd-interval": "there is no message of the day",
+    "pprof": "it is for programs in Go",
+    "proxy": "nothing goes through a proxy",
+    "proxy-cmd": "nothing goes through a proxy",
+    "sandbox-dir": "files are not confined; let systemd do that",
+    "security-profile": "there is one profile",
+    "telemetry-url": "nothing is ever reported to anybody",
+    "tls-trust": "there is no transport over TCP 443",
+    "transport": "packets go over UDP",
+}
+"""Flags of the vendor's cloud, or of parts of the reference that we do not have, and
+why they mean nothing here."""
+_IGNORED_SWITCHES: Final = {
+    "beacon-rtt-probe": "there is one beacon",
+    "no-addr-watch": "it cannot be turned off",
+    "no-path-watch": "it cannot be turned off",
+    "no-rx-watchdog": "there is no such watchdog",
+    "no-skillinject": "nothing is ever injected",
+    "sandbox": "files are not confined; let systemd do that",
+}
+_AS_HERE: Final = {"transport": "udp", "security-profile": "compatible"}
+"""Values of ignored flags that ask for what is done anyway."""
 
 ENVIRONMENT: Final = {
     "registry": "PILOT_REGISTRY",
@@ -65,19 +93,28 @@ ENVIRONMENT: Final = {
     "registry_trust": "PILOT_REGISTRY_TRUST",
     "registry_fingerprint": "PILOT_REGISTRY_FINGERPRINT",
     "broker": "PILOT_BROKER",
+    "webhook_secret": "PILOT_WEBHOOK_SECRET",
+    "strict_dataplane_trust": "PILOT_STRICT_DATAPLANE_TRUST",
+    "syn_whitelist": "PILOT_SYN_WHITELIST",
+    "reply_whitelist": "PILOT_REPLY_WHITELIST",
+    "rekey_whitelist": "PILOT_REKEY_WHITELIST",
 }
 JOIN_TOKEN: Final = "PILOT_JOIN_TOKEN"
 """Token for ``--join``: a command line can be read by every user."""
+MAX_FRAME_VARIABLE: Final = "PILOT_DATAEXCHANGE_MAX_FRAME"
+MAX_FRAME_DIGITS: Final = 20
 SERVICE_SWITCHES: Final = {
     "no_echo": 7,
     "no_dataexchange": 1001,
     "no_eventstream": 1002,
+    "no_tasksubmit": 1003,
 }
 DEFAULT_KEEPALIVE: Final = "60s"
 TRUTHS: Final = {"1": True, "t": True, "true": True, "0": False, "f": False}
 TRUTHS_FALSE: Final = "false"
 MAX_AGENTS: Final = 100_000
-_FINGERPRINT: Final = re.compile("[0-9a-f]{64}")
+MAX_LOG_BACKUPS: Final = 1000
+"""Each is looked for when the log is rotated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +127,8 @@ class DaemonOptions:
     log_max_bytes: int
     log_backups: int
     ready_file: Path | None
-    ignored: tuple[str, ...]
-    """Flags that were given and mean nothing here."""
+    ignored: Mapping[str, str]
+    """Flags that were given and mean nothing here, and why."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -110,17 +147,17 @@ def read_options(argv: Sequence[str] | None) -> DaemonOptions:
         _take_from_spec(flags, load_spec(Path(flags["fleet"])))
     home = _home(flags["home"])
     settings = _Settings(flags, _read_config(flags["config"], home))
-    ignored = tuple(
-        name
-        for name in (*_IGNORED_TEXTS, *_IGNORED_SWITCHES)
-        if flags[_key(name)] is not None
-    )
+    ignored = {
+        name: why
+        for name, why in (_IGNORED_TEXTS | _IGNORED_SWITCHES).items()
+        if settings.text(_key(name)) not in ("", "false", _AS_HERE.get(name))
+    }
     return DaemonOptions(
         host=_host_config(settings, home),
         log_level=settings.text("log_level", "info"),
         log_format=settings.text("log_format", "text"),
         log_max_bytes=settings.number("log_max_size", 50) * 1024 * 1024,
-        log_backups=settings.number("log_max_backups", 3),
+        log_backups=min(settings.number("log_max_backups", 3), MAX_LOG_BACKUPS),
         ready_file=Path(flags["ready_file"]) if flags["ready_file"] else None,
         ignored=ignored,
     )
@@ -131,7 +168,10 @@ def _make_parser() -> argparse.ArgumentParser:
         prog="pilot-daemon",
         description="Host agents of the Pilot Protocol overlay.",
         allow_abbrev=False,
+        # Its own -h would take "-help", which official clients ask, for "-h elp".
+        add_help=False,
     )
+    parser.add_argument("-h", "-help", "--help", action="help")
     for name in _TEXTS:
         parser.add_argument(f"-{name}", f"--{name}")
     for name in _SWITCHES:
@@ -190,6 +230,13 @@ class _Settings:
             raise InvalidArgument(f"{_flag(key)}: {text!r} is not a number")
         return int(text)
 
+    def nodes(self, key: str) -> frozenset[int]:
+        listed = [part.strip() for part in self.text(key).split(",")]
+        for part in listed:
+            if part and not (part.isascii() and part.isdigit()):
+                raise InvalidArgument(f"{_flag(key)}: {part!r} is not a node number")
+        return frozenset(int(part) for part in listed if part)
+
     def seconds(self, key: str, default: str) -> float:
         return parse_duration(self.text(key, default), _flag(key))
 
@@ -244,13 +291,23 @@ def _host_config(settings: _Settings, home: Path) -> HostConfig:
         owner=settings.text("email") or settings.text("owner"),
         admin_token=settings.text("admin_token"),
         trust_auto_approve=settings.switch("trust_auto_approve"),
+        strict_dataplane_trust=settings.switch("strict_dataplane_trust"),
+        webhook=_webhook(settings),
+        webhook_secret=settings.text("webhook_secret"),
         services_off=frozenset(
             port for key, port in SERVICE_SWITCHES.items() if settings.switch(key)
         ),
+        data_exchange_base64=settings.switch("dataexchange_b64"),
+        data_exchange_max_frame=_max_frame(),
         keepalive_s=settings.seconds("keepalive", DEFAULT_KEEPALIVE) or 60.0,
         time_wait_s=settings.seconds("time_wait", "10s"),
         max_connections_per_port=settings.number("max_conns_per_port", 1024),
         max_connections=settings.number("max_conns_total", 65536),
+        idle_timeout_s=settings.seconds("idle_timeout", "0s") or math.inf,
+        syn_rate=settings.number("syn_rate_limit", 0) or 100,
+        syn_whitelist=settings.nodes("syn_whitelist"),
+        reply_whitelist=settings.nodes("reply_whitelist"),
+        rekey_whitelist=settings.nodes("rekey_whitelist"),
         stagger_s=settings.seconds("stagger", "0s"),
     )
 
@@ -319,10 +376,39 @@ def _numbered(settings: _Settings) -> tuple[int, str, tuple[str, ...]]:
     return count, prefix, tuple(normalise_tags(tags))
 
 
+def _webhook(settings: _Settings) -> str:
+    url = settings.text("webhook")
+    if url:
+        try:
+            parse_url(url)
+        except PilotError as error:
+            raise InvalidArgument(f"--webhook: {error}") from None
+    return url
+
+
+def _max_frame() -> int:
+    """Return the longest data exchange frame; a wrong value counts as none."""
+    text = os.environ.get(MAX_FRAME_VARIABLE, "")
+    if not text:
+        return MAX_FRAME
+    if text.isascii() and text.isdigit() and len(text) <= MAX_FRAME_DIGITS:
+        size = int(text)
+        if MIN_MAX_FRAME <= size <= MAX_MAX_FRAME:
+            return size
+    logger.warning(
+        "%s is ignored: not a number from %d to %d",
+        MAX_FRAME_VARIABLE,
+        MIN_MAX_FRAME,
+        MAX_MAX_FRAME,
+    )
+    return MAX_FRAME
+
+
 def _networks(settings: _Settings) -> tuple[NetworkToJoin, ...]:
     token = os.environ.get(JOIN_TOKEN, "")
     listed = [part.strip() for part in settings.text("networks").split(",")]
-    joins = [NetworkToJoin(part) for part in listed if part]
+    # As the reference, go on without a network of --networks that refuses us.
+    joins = [NetworkToJoin(part, is_required=False) for part in listed if part]
     for text in settings.flags["join"]:
         network, separator, own_token = text.partition(":")
         if not network:
@@ -332,17 +418,14 @@ def _networks(settings: _Settings) -> tuple[NetworkToJoin, ...]:
 
 
 def _tls(settings: _Settings) -> TlsConfig | None:
-    fingerprint = settings.text("registry_fingerprint").lower()
-    if not settings.switch("registry_tls") and not fingerprint:
+    trust = choose_registry_trust(
+        tls=settings.switch("registry_tls") if settings.text("registry_tls") else None,
+        trust=settings.text("registry_trust"),
+        fingerprint=settings.text("registry_fingerprint"),
+    )
+    if trust is None:
         return None
-    if settings.text("registry_trust", "pinned") == "system":
-        return TlsConfig()
-    if not _FINGERPRINT.fullmatch(fingerprint):
-        raise InvalidArgument(
-            "--registry-fingerprint: 64 hex digits are needed to pin the registry",
-            hint="or trust the system's authorities with --registry-trust system",
-        )
-    return TlsConfig(fingerprint=fingerprint)
+    return TlsConfig(fingerprint=None if trust == SYSTEM_TRUST else trust)
 
 
 def _home(flag: str | None) -> Path:

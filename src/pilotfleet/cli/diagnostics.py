@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pilotfleet.cli.connection import Deadline
 from pilotfleet.cli.durations import format_duration
 from pilotfleet.cli.gate import check_trust
+from pilotfleet.cli.steps import Steps, milliseconds, variable_is_set
 from pilotfleet.errors import (
     ConnectionFailed,
     DaemonError,
@@ -47,7 +48,7 @@ def ping(context: Context, arguments: Arguments) -> int:
     count = arguments.integer("count", 4, least=1)
     if count > MAX_PROBES:
         raise InvalidArgument(f"invalid integer for --count: more than {MAX_PROBES}")
-    steps = _Steps()
+    steps = Steps(context, arguments)
     context.daemon()
     steps.mark("connectDriver")
     peer = context.resolve(arguments.positional(0))
@@ -56,13 +57,13 @@ def ping(context: Context, arguments: Arguments) -> int:
     steps.mark("maybeAutoHandshake")
     if not context.json:
         context.output.text(f"PING {peer}")
-    prober = _Prober(context, peer, arguments)
+    prober = _Prober(context, peer, arguments, is_traced=steps.is_on)
     budget = max(PROBE_LEAST_S, timeout / count)
     whole = Deadline(timeout)
     results: list[dict[str, Any]] = []
     is_late = False
     for seq in range(count):
-        if seq and not _pause(whole):
+        if whole.has_passed or (seq and not _pause(whole)):
             is_late = True
             break
         results.append(prober.probe(seq, budget))
@@ -71,10 +72,10 @@ def ping(context: Context, arguments: Arguments) -> int:
     prober.close()
     if context.json:
         data: dict[str, Any] = {"target": str(peer), "to": str(peer)}
-        if arguments.enabled("trace"):
+        if steps.is_on:
             data["trace"] = steps.rows
         context.output.result({**data, "results": results, "timeout": is_late})
-    return 0 if any("error" not in result for result in results) else 1
+    return 1 if results and all("error" in result for result in results) else 0
 
 
 def traceroute(context: Context, arguments: Arguments) -> None:
@@ -85,7 +86,11 @@ def traceroute(context: Context, arguments: Arguments) -> None:
     try:
         peer = Address.parse(arguments.positional(0))
     except DecodeError as error:
-        raise InvalidArgument(f"parse address: {error}") from error
+        given = arguments.positional(0)
+        raise InvalidArgument(
+            f'parse address: invalid address: "{given[:40]}"'
+            " (expected N:XXXX.YYYY.YYYY)"
+        ) from error
     result: dict[str, Any] = {"target": str(peer)}
     started = time.perf_counter()
     try:
@@ -119,29 +124,22 @@ def bench(context: Context, arguments: Arguments) -> None:
     context.output.result(result, text)
 
 
-class _Steps:
-    """How long the steps before the first probe took, for ``--trace``."""
-
-    def __init__(self) -> None:
-        self._started = time.perf_counter()
-        self.rows: list[dict[str, Any]] = []
-
-    def mark(self, label: str) -> None:
-        """Note that a step is done; the labels are the official program's."""
-        self.rows.append({"label": label, "ms": _since(self._started)})
-
-
 class _Prober:
     """Sends probes, over one stream with ``--reuse-conn``, else one for each."""
 
-    def __init__(self, context: Context, peer: Address, arguments: Arguments) -> None:
-        import os
-
+    def __init__(
+        self,
+        context: Context,
+        peer: Address,
+        arguments: Arguments,
+        *,
+        is_traced: bool,
+    ) -> None:
         self._context = context
         self._remote = SocketAddress(peer, ECHO_PORT)
-        self._is_traced = arguments.enabled("trace")
-        self._reuses = arguments.enabled("reuse-conn") or (
-            os.environ.get("PILOT_PING_REUSE_CONN", "") not in ("", "0")
+        self._is_traced = is_traced
+        self._reuses = arguments.enabled("reuse-conn") or variable_is_set(
+            "PILOT_PING_REUSE_CONN"
         )
         self._stream: Stream | None = None
 
@@ -166,8 +164,9 @@ class _Prober:
             self._context.close()
             return {"seq": seq, "error": _reason(error)}
         row: dict[str, Any] = {"seq": seq, **times, "rtt_ms": _since(started)}
-        if self._is_traced:
-            row["dial_ms"] = _milliseconds(dialed - started)
+        if self._is_traced or not self._context.json:
+            if not reused:
+                row["dial_ms"] = milliseconds(dialed - started)
             row["echo_ms"] = _since(dialed)
         if reused:
             row["reused"] = True
@@ -209,8 +208,8 @@ def _traced_echo(stream: Stream, deadline: Deadline) -> dict[str, Any]:
     if len(answer) == len(probe) + _NANOSECONDS.size:
         (there,) = _NANOSECONDS.unpack_from(answer, len(probe))
         # Meaningful as far as the two clocks agree.
-        times["to_server_ms"] = _milliseconds((there - sent) / 1e9)
-        times["from_server_ms"] = _milliseconds((time.time_ns() - there) / 1e9)
+        times["to_server_ms"] = milliseconds((there - sent) / 1e9)
+        times["from_server_ms"] = milliseconds((time.time_ns() - there) / 1e9)
     return times
 
 
@@ -255,9 +254,11 @@ def _bench_size(text: str) -> int:
     except ValueError:
         message = f'invalid size: "{text[:40]}" is not a number'
         raise InvalidArgument(message) from None
-    if not 0 < megabytes <= MAX_BENCH_MB:
+    if not megabytes > 0:
+        raise InvalidArgument(f'size must be a positive number of MB, got "{text}"')
+    if megabytes > MAX_BENCH_MB:
         raise InvalidArgument(
-            f'size must be a positive number of MB, got "{text}" (max {MAX_BENCH_MB})'
+            f"size {text} MB exceeds maximum of {MAX_BENCH_MB} MB",
         )
     return max(1, int(megabytes * (1 << 20)))
 
@@ -277,11 +278,7 @@ def _reason(error: PilotError) -> str:
 
 
 def _since(started: float) -> float:
-    return _milliseconds(time.perf_counter() - started)
-
-
-def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1000, 3)
+    return milliseconds(time.perf_counter() - started)
 
 
 def _probe_text(row: dict[str, Any]) -> str:
@@ -289,10 +286,16 @@ def _probe_text(row: dict[str, Any]) -> str:
         return f"seq={row['seq']} error: {row['error']}"
     text = f"seq={row['seq']} bytes={row['bytes']}"
     text += f" time={format_duration(row['rtt_ms'] / 1000)}"
-    if "dial_ms" in row:
-        dial = format_duration(row["dial_ms"] / 1000)
-        text += f"  [dial={dial} echo={format_duration(row['echo_ms'] / 1000)}]"
-    return text
+    spans = {"dial": "dial_ms", "echo": "echo_ms"}
+    if "to_server_ms" in row:
+        spans = {"dial": "dial_ms", "→srv": "to_server_ms", "←srv": "from_server_ms"}
+    parts = [
+        f"{name}={format_duration(row[key] / 1000)}"
+        for name, key in spans.items()
+        if key in row
+    ]
+    text += f"  [{' '.join(parts)}]"
+    return f"{text} [reused]" if row.get("reused") else text
 
 
 def _trace_text(result: dict[str, Any]) -> str:

@@ -8,7 +8,13 @@ from pilotfleet.cli.connection import Deadline
 from pilotfleet.cli.failures import UsageError
 from pilotfleet.cli.gate import check_trust
 from pilotfleet.cli.streams import encode, open_deadline, required_data
-from pilotfleet.errors import ConnectionFailed, DecodeError, NotSupported, TimedOut
+from pilotfleet.errors import (
+    ConnectionFailed,
+    DecodeError,
+    NotFound,
+    NotSupported,
+    TimedOut,
+)
 from pilotfleet.protocol.ipc.commands import Command
 from pilotfleet.protocol.services.events import (
     EVENT_PORT,
@@ -66,6 +72,15 @@ def events_publish(context: Context, arguments: Arguments) -> None:
         peer = context.resolve(arguments.text("broker") or _own_address(context))
         _publish_at(context, peer, topic, data)
         return
+    except ConnectionFailed as error:
+        # The registry's refusals carry no code, only their text.
+        if "not found" not in str(error):
+            raise
+        name = arguments.text("broker") or "the fleet's broker"
+        raise NotFound(
+            f'cannot resolve "{name}": {error}',
+            hint="name the broker with --broker: a hostname, address or node number",
+        ) from error
     result = {"topic": topic, "bytes": body.get("bytes"), "target": body.get("target")}
     context.output.result(result, f"published {body.get('bytes')} bytes to {topic}")
 

@@ -16,7 +16,7 @@ import msgspec
 from pilotfleet.cli.arguments import parse_arguments
 from pilotfleet.cli.fleetprogress import RunProgress
 from pilotfleet.cli.output import Output
-from pilotfleet.cli.settings import Settings
+from pilotfleet.cli.settings import SYSTEM_TRUST, Settings
 from pilotfleet.client.daemon import DaemonClient
 from pilotfleet.errors import (
     InvalidArgument,
@@ -32,6 +32,7 @@ from pilotfleet.fleet.retry import RetryPolicy
 from pilotfleet.fleet.schedule import ScheduleConfig
 from pilotfleet.fleet.spec import EMBEDDED, load_spec
 from pilotfleet.fleet.taskfile import load_tasks
+from pilotfleet.transport.tls import TlsConfig
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -147,7 +148,10 @@ class _Run:
         """
         launched = time.monotonic()
         async with Launcher(
-            self._spec, self._home, progress=self._progress.say
+            self._spec,
+            self._home,
+            progress=self._progress.say,
+            tls=_registry_tls(),
         ) as fleet:
             started = time.monotonic()
             await self._work(fleet)
@@ -274,6 +278,14 @@ def _check_results(words: Arguments) -> None:
     tasks, results = Path(words.text("tasks")), Path(words.text("results"))
     if results.exists() and results.samefile(tasks):
         raise InvalidArgument(f"{results} is the task file; results need their own")
+
+
+def _registry_tls() -> TlsConfig | None:
+    """Return how the user's other programs check a registry that runs already."""
+    trust = Settings().registry_trust()
+    if trust is None:
+        return None
+    return TlsConfig(fingerprint=None if trust == SYSTEM_TRUST else trust)
 
 
 def _home(words: Arguments, spec: FleetSpec) -> Path | None:

@@ -44,7 +44,15 @@ def parse_port(text: str) -> int:
 class Context:
     """One invocation of a command."""
 
-    __slots__ = ("_daemon", "agent", "command", "output", "settings", "usage")
+    __slots__ = (
+        "_daemon",
+        "_verbose",
+        "agent",
+        "command",
+        "output",
+        "settings",
+        "usage",
+    )
 
     def __init__(
         self, invocation: Invocation, output: Output, *, command: str, usage: str
@@ -57,8 +65,7 @@ class Context:
         self._daemon: Daemon | None = None
         if self.settings.warning:
             output.warn(self.settings.warning)
-        if invocation.verbose:
-            sys.stderr.write(f"socket: {self.settings.socket}\n")
+        self._verbose = invocation.verbose
 
     @property
     def json(self) -> bool:
@@ -90,6 +97,9 @@ class Context:
             NotFound: The daemon hosts no such agent.
         """
         if self._daemon is None:
+            if self._verbose:
+                socket = self.settings.socket
+                sys.stderr.write(f"connecting to daemon socket {socket}\n")
             self._daemon = Daemon(self.settings.socket)
             if self.agent is not None:
                 self._daemon.call("select-agent", name=self.agent)
@@ -133,35 +143,61 @@ class Context:
     def resolve(self, target: str) -> Address:
         """Return the address of an address text, a node number or a hostname.
 
+        For commands that go to the peer; see also `resolve_node`.
+
         Raises:
             NotFound: The daemon cannot resolve the hostname.
         """
+        return self._resolve(
+            target,
+            "is the hostname correct and is there mutual trust?"
+            " (see: pilotctl handshake)",
+        )
+
+    def resolve_node(self, target: str) -> Address:
+        """Resolve like `resolve`, for commands that only speak about the node.
+
+        Raises:
+            NotFound: The daemon cannot resolve the hostname.
+        """
+        return self._resolve(target, "check the hostname and that mutual trust exists")
+
+    def _resolve(self, target: str, advice: str) -> Address:
         address = read_target(target)
         if address is not None:
             self.daemon()
             return address
         address = self.resolve_hostname(target)
         if address is None:
-            raise NotFound(
-                f'cannot resolve "{target}" — is the hostname correct and is there'
-                " mutual trust? (see: pilotctl handshake)"
-            )
+            raise NotFound(f'cannot resolve "{target}" — {advice}')
         self.output.note(f'resolved "{target}" → {address}')
         return address
 
     def resolve_hostname(self, name: str) -> Address | None:
         """Return the address of a hostname, or none when it does not resolve."""
-        answer = self.find_hostname(name)
-        return None if answer is None else Address.parse(str(answer.get("address")))
+        try:
+            return self.resolve_name(name)
+        except DaemonError:
+            return None
+
+    def resolve_name(self, name: str) -> Address:
+        """Return the address of a hostname.
+
+        Raises:
+            DaemonError: It does not resolve.
+        """
+        return Address.parse(str(self._ask_hostname(name).get("address")))
 
     def find_hostname(self, name: str) -> dict[str, Any] | None:
         """Return what the registry says of a hostname, or none."""
         try:
-            return self.daemon().request_json(
-                Command.RESOLVE_HOSTNAME, name.encode("utf-8", "replace")
-            )
+            return self._ask_hostname(name)
         except DaemonError:
             return None
+
+    def _ask_hostname(self, name: str) -> dict[str, Any]:
+        payload = name.encode("utf-8", "replace")
+        return self.daemon().request_json(Command.RESOLVE_HOSTNAME, payload)
 
 
 def read_target(target: str) -> Address | None:

@@ -195,6 +195,10 @@ def _command_line(
     for flag in ("public", "trust-auto-approve"):
         if arguments.enabled(flag):
             command.append(f"--{flag}")
+    if arguments.has("registry-tls"):
+        # The official one has no such flag here; it is the daemon's own.
+        value = "true" if arguments.enabled("registry-tls") else "false"
+        command.append(f"--registry-tls={value}")
     token = arguments.text("admin-token") or config("admin_token")
     if token:
         # Never on the command line, where every user of the machine sees it.

@@ -76,6 +76,8 @@ class RotatingStderr(logging.StreamHandler[Any]):
         super().emit(record)
 
     def _rotate_if_large(self) -> None:
+        if not self._max_bytes:
+            return
         descriptor = sys.stderr.fileno()
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode) or state.st_size < self._max_bytes:
@@ -84,7 +86,10 @@ class RotatingStderr(logging.StreamHandler[Any]):
         for number in range(self._backups, 1, -1):
             with contextlib.suppress(FileNotFoundError):
                 os.replace(f"{path}.{number - 1}", f"{path}.{number}")
-        os.replace(path, f"{path}.1")
+        if self._backups:
+            os.replace(path, f"{path}.1")
+        else:
+            os.unlink(path)
         fresh = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         for standard in (1, descriptor):
             # Whatever shares the old file with stderr moves along.
@@ -102,6 +107,12 @@ def configure_logging(
 ) -> None:
     """Send the log of this process to stderr.
 
+    Args:
+        level: ``debug``, ``info``, ``warn`` or ``error``.
+        log_format: ``text`` or ``json``.
+        max_bytes: Rotate a file that is larger; 0 lets it grow.
+        backups: Old files kept.
+
     Raises:
         InvalidArgument: No such level or format.
     """
@@ -111,7 +122,7 @@ def configure_logging(
         )
     if log_format not in ("text", "json"):
         raise InvalidArgument(f"log format {log_format!r} is not text or json")
-    handler = RotatingStderr(max_bytes=max_bytes, backups=max(1, backups))
+    handler = RotatingStderr(max_bytes=max_bytes, backups=backups)
     handler.setFormatter(
         JsonFormatter() if log_format == "json" else logging.Formatter(TEXT_FORMAT)
     )

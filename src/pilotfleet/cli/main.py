@@ -118,12 +118,20 @@ def _seconds(name: str) -> list[list[str]]:
 def _find_subcommand(group: str, rest: list[str]) -> tuple[str, list[str]]:
     """Return the two words as a command's name, and what follows."""
     available = GROUPS[group]
+    # The official program words these three in its own way each.
+    if group == "trusted" and rest[:1] != ["list"]:
+        raise InvalidArgument(
+            "usage: pilotctl trusted list", hint="available: pilotctl trusted list"
+        )
+    if not rest and group == "daemon":
+        listed = " | ".join(available)
+        raise InvalidArgument(
+            "missing subcommand", hint=f"available: pilotctl daemon {listed}"
+        )
+    if not rest and group == "gateway":
+        listed = ", ".join(available)
+        raise InvalidArgument("missing subcommand", hint=f"available: {listed}")
     if not rest:
-        if group == "daemon":
-            listed = " | ".join(available)
-            raise InvalidArgument(
-                "missing subcommand", hint=f"available: pilotctl daemon {listed}"
-            )
         raise InvalidArgument(
             f"usage: pilotctl {group} <subcommand>",
             hint=f"available: {', '.join(available)}",

@@ -1,15 +1,15 @@
-"""Commands about networks, policies and member tags (cli.md section 6.8)."""
+"""Commands about networks (cli.md section 6.8)."""
 
 from __future__ import annotations
 
-import json
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.cli.arguments import read_number
 from pilotfleet.cli.failures import UsageError
+from pilotfleet.cli.invocation import read_target
 from pilotfleet.cli.registry import ask_registry, without_endpoints
-from pilotfleet.errors import InvalidArgument, NotFound
+from pilotfleet.errors import InvalidArgument, RegistryError
 from pilotfleet.protocol.ipc.commands import (
     Command,
     ManagedSub,
@@ -21,10 +21,9 @@ from pilotfleet.protocol.ipc.commands import (
 if TYPE_CHECKING:
     from pilotfleet.cli.arguments import Arguments
     from pilotfleet.cli.invocation import Context
+    from pilotfleet.protocol.address import Address
 
-JOIN_RULES: Final = ("open", "token", "invite")
-POLICY_GET: Final = 0
-POLICY_SET: Final = 1
+_POLICY_KEYS: Final = ("max-members", "description", "allowed-ports")
 
 
 def list_networks(context: Context, arguments: Arguments) -> None:
@@ -66,7 +65,7 @@ def invite(context: Context, arguments: Arguments) -> None:
     """Invite a node to a network."""
     context.require(arguments, 2)
     network = pack_port(_network_id(arguments))
-    peer = context.resolve(arguments.positional(1))
+    peer = context.resolve_node(arguments.positional(1))
     _ask(context, NetworkSub.INVITE, network + pack_node(peer.node), "invite")
 
 
@@ -90,18 +89,17 @@ def create(context: Context, arguments: Arguments) -> None:
     name = arguments.text("name")
     if not name:
         raise UsageError(f"usage: pilotctl {context.command} {context.usage}")
-    rule = arguments.text("join-rule", "open")
-    if rule not in JOIN_RULES:
-        raise InvalidArgument(f'unknown join rule "{rule}" (use open, token or invite)')
     # Needed whatever follows, so its absence is said first.
     context.settings.admin_token()
-    request: dict[str, Any] = {"name": name, "join_rule": rule}
-    if arguments.has("token"):
-        request["token"] = arguments.text("token")
+    request: dict[str, Any] = {
+        "name": name,
+        "join_rule": arguments.text("join-rule", "open"),
+        "token": arguments.text("token"),
+    }
     if arguments.enabled("enterprise"):
         request["enterprise"] = True
     rules = _rules(arguments)
-    if rules is not None:
+    if rules:
         request["rules"] = rules
     if arguments.has("node-id"):
         request["node_id"] = arguments.integer("node-id", 0, least=1)
@@ -143,7 +141,7 @@ def role(context: Context, arguments: Arguments) -> None:
     """Show a member's role."""
     context.require(arguments, 2)
     network = _network_id(arguments)
-    node = context.resolve(arguments.positional(1)).node
+    node = _node(context, arguments).node
     _show(
         context,
         ask_registry(
@@ -153,17 +151,25 @@ def role(context: Context, arguments: Arguments) -> None:
 
 
 def network_policy(context: Context, arguments: Arguments) -> None:
-    """Show a network's policy, or change it."""
+    """Show a network's policy, or change the values that are given."""
     context.require(arguments, 1)
     request: dict[str, Any] = {"network_id": _network_id(arguments)}
-    if arguments.has("max-members"):
-        request["max_members"] = arguments.integer("max-members", 0, least=0)
-    if arguments.has("description"):
-        request["description"] = arguments.text("description")
-    if arguments.has("allowed-ports"):
-        request["allowed_ports"] = _ports(arguments.text("allowed-ports"))
+    given = _policy_values(arguments)
+    if given:
+        # Needed whatever the values are, so its absence is said first.
+        context.settings.admin_token()
+    if "max-members" in given:
+        request["max_members"] = _max_members(given["max-members"])
+    if "description" in given:
+        request["description"] = given["description"]
+    if "allowed-ports" in given:
+        request["allowed_ports"] = _ports(given["allowed-ports"])
     if len(request) > 1:
-        _administer(context, "set_network_policy", **request)
+        try:
+            _administer(context, "set_network_policy", **request)
+        except RegistryError as error:
+            text = str(error).removeprefix(f"{context.command}: ")
+            raise RegistryError(f"{context.command} set: {text}") from error
     else:
         _show(context, ask_registry(context, type="get_network_policy", **request))
 
@@ -175,11 +181,13 @@ def managed_status(context: Context, arguments: Arguments) -> None:
 
 def managed_cycle(context: Context, arguments: Arguments) -> None:
     """Run a cycle of a managed network now."""
+    _require_flags(context, arguments, "force")
     _ask_managed(context, ManagedSub.CYCLE, _net(arguments), "managed cycle")
 
 
 def managed_reconcile(context: Context, arguments: Arguments) -> None:
     """Compare a managed network with the registry now."""
+    _require_flags(context, arguments, "net")
     _ask_managed(context, ManagedSub.RECONCILE, _net(arguments), "managed reconcile")
 
 
@@ -200,48 +208,10 @@ def managed_rankings(context: Context, arguments: Arguments) -> None:
     _show(context, context.ask(Command.MANAGED, payload, "managed rankings"))
 
 
-def policy_get(context: Context, arguments: Arguments) -> None:
-    """Show the policy that the daemon applies in a network."""
-    payload = bytes([POLICY_GET]) + _net(arguments)
-    _ask_managed(context, ManagedSub.POLICY, payload, "policy get")
-
-
-def policy_set(context: Context, arguments: Arguments) -> None:
-    """Give a network a policy."""
-    policy = json.dumps(_policy(arguments)).encode()
-    token = context.settings.admin_token().encode()
-    payload = bytes([POLICY_SET]) + _net(arguments) + pack_port(len(token))
-    _ask_managed(context, ManagedSub.POLICY, payload + token + policy, "policy set")
-
-
-def policy_validate(context: Context, arguments: Arguments) -> None:
-    """Check a policy's form without a daemon."""
-    policy = _policy(arguments)
-    if policy.get("version") != 1:
-        raise InvalidArgument("expr_policy: version must be 1")
-    rules = policy.get("rules")
-    if not isinstance(rules, list) or not rules:
-        raise InvalidArgument("expr_policy: rules must not be empty")
-    context.output.result({"valid": True, "rules": len(rules)}, "policy is valid")
-
-
-def member_tags_get(context: Context, arguments: Arguments) -> None:
-    """Show the tags of a network's member."""
-    payload = bytes([POLICY_GET]) + _net(arguments) + _member(context, arguments)
-    _ask_managed(context, ManagedSub.MEMBER_TAGS, payload, "member-tags get")
-
-
-def member_tags_set(context: Context, arguments: Arguments) -> None:
-    """Set the tags of a network's member."""
-    tags = [tag for tag in arguments.text("tags").split(",") if tag]
-    payload = bytes([POLICY_SET]) + _net(arguments) + _member(context, arguments)
-    payload += json.dumps(tags, separators=(",", ":")).encode()
-    _ask_managed(context, ManagedSub.MEMBER_TAGS, payload, "member-tags set")
-
-
 def _ask(context: Context, sub: NetworkSub, payload: bytes, operation: str) -> None:
     body = context.ask(Command.NETWORK, bytes([sub]) + payload, f"network {operation}")
-    _show(context, body)
+    # Unchanged, unlike a lookup: members of a network may see each other's endpoints.
+    context.output.result(body)
 
 
 def _ask_managed(
@@ -259,7 +229,7 @@ def _administer_member(context: Context, arguments: Arguments, kind: str) -> Non
     context.require(arguments, 2)
     network = _network_id(arguments)
     context.settings.admin_token()
-    node = context.resolve(arguments.positional(1)).node
+    node = _node(context, arguments).node
     _administer(context, kind, network_id=network, target_node_id=node)
 
 
@@ -277,8 +247,15 @@ def _network_id(arguments: Arguments) -> int:
     return _parse_network(arguments.positional(0))
 
 
+def _node(context: Context, arguments: Arguments) -> Address:
+    target = arguments.positional(1)
+    # Only a hostname needs the daemon.
+    return read_target(target) or context.resolve_node(target)
+
+
 def _net(arguments: Arguments) -> bytes:
-    return pack_port(_parse_network(arguments.text("net", "0")))
+    number = arguments.integer("net", 0, least=0)
+    return pack_port(_parse_network(str(number)))
 
 
 def _parse_network(text: str) -> int:
@@ -290,11 +267,27 @@ def _parse_network(text: str) -> int:
     return number
 
 
-def _member(context: Context, arguments: Arguments) -> bytes:
-    target = arguments.text("node")
-    if not target:
-        raise InvalidArgument("--node is required")
-    return pack_node(context.resolve(target).node)
+def _policy_values(arguments: Arguments) -> dict[str, str]:
+    """Return what is to be set, by ``--key value`` and by ``--set key=value``."""
+    given = {key: arguments.text(key) for key in _POLICY_KEYS if arguments.has(key)}
+    for pair in arguments.texts("set"):
+        key, separator, value = pair.partition("=")
+        key = key.replace("_", "-")
+        if not separator or key not in _POLICY_KEYS:
+            listed = ", ".join(name.replace("-", "_") for name in _POLICY_KEYS)
+            raise InvalidArgument(
+                f'invalid policy value "{pair[:40]}"',
+                hint=f"write --set key=value; keys are {listed}",
+            )
+        given[key] = value
+    return given
+
+
+def _max_members(text: str) -> int:
+    number = read_number(text, 0xFFFF_FFFF)
+    if number is None:
+        raise InvalidArgument(f'invalid max-members: "{text[:40]}" is not a number')
+    return number
 
 
 def _ports(text: str) -> list[int]:
@@ -303,38 +296,18 @@ def _ports(text: str) -> list[int]:
     return [parse_port(part.strip()) for part in text.split(",") if part.strip()]
 
 
-def _rules(arguments: Arguments) -> Any:
-    if arguments.has("rules-file"):
-        return _load_json("--rules-file", _read(arguments.text("rules-file")))
-    if arguments.has("rules"):
-        return _load_json("--rules", arguments.text("rules"))
-    return None
-
-
-def _policy(arguments: Arguments) -> dict[str, Any]:
-    if arguments.has("file"):
-        policy = _load_json("--file", _read(arguments.text("file")))
-    elif arguments.has("inline"):
-        policy = _load_json("--inline", arguments.text("inline"))
-    else:
-        raise InvalidArgument("either --file or --inline is required")
-    if not isinstance(policy, dict):
-        raise InvalidArgument("policy must be a JSON object")
-    return policy
-
-
-def _load_json(flag: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidArgument(f"invalid JSON for {flag}: {error}") from error
-
-
-def _read(path: str) -> str:
+def _rules(arguments: Arguments) -> str:
+    """Return the rules as text: the registry reads them."""
+    if not arguments.has("rules-file"):
+        return arguments.text("rules")
+    path = arguments.text("rules-file")
     try:
         with open(path, encoding="utf-8") as file:
             return file.read()
-    except FileNotFoundError as error:
-        raise NotFound(f"file not found: {path}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"cannot read {path}: {error}") from error
+        raise InvalidArgument(f"cannot read rules file: {error}") from error
+
+
+def _require_flags(context: Context, arguments: Arguments, *flags: str) -> None:
+    if not all(arguments.has(flag) for flag in flags):
+        raise UsageError(f"usage: pilotctl {context.command} {context.usage}".rstrip())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 from pilotfleet.cli.arguments import read_number
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from pilotfleet.cli.invocation import Context
 
 MAX_TAGS = 3
+WEBHOOK_FILE = "webhook_url"
 
 
 def info(context: Context, arguments: Arguments) -> None:
@@ -93,7 +96,7 @@ def lookup(context: Context, arguments: Arguments) -> None:
     context.require(arguments, 1)
     target = arguments.positional(0)
     # Only a hostname needs the daemon.
-    address = read_target(target) or context.resolve(target)
+    address = read_target(target) or context.resolve_node(target)
     body = ask_registry(context, type="lookup", node_id=address.node)
     context.output.result(without_endpoints(body))
 
@@ -149,8 +152,10 @@ def set_private(context: Context, arguments: Arguments) -> None:
 
 def set_hostname(context: Context, arguments: Arguments) -> None:
     """Name the node."""
-    context.require(arguments, 1)
-    name = arguments.positional(0)
+    if not arguments.first:
+        context.require(arguments, 1)
+    # The official program takes the first token as it is: "-a" is a bad name.
+    name = arguments.first
     body = context.ask(
         Command.SET_HOSTNAME, name.encode("utf-8", "replace"), "set_hostname"
     )
@@ -211,7 +216,7 @@ def prefer_direct(context: Context, arguments: Arguments) -> None:
     from pilotfleet.errors import NotSupported
 
     context.require(arguments, 1)
-    peer = context.resolve(arguments.positional(0))
+    peer = context.resolve_node(arguments.positional(0))
     try:
         body = context.ask(Command.PREFER_DIRECT, pack_node(peer.node), "prefer_direct")
     except DaemonError as error:
@@ -241,6 +246,9 @@ def _apply_webhook(context: Context, url: str) -> None:
         applied = True
     except NotRunning:
         applied = False
+        # What a daemon kept when it last ran, and would use beside our setting.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(context.settings.directory, WEBHOOK_FILE))
     # Not before the daemon has had its say: it may refuse the URL.
     context.settings.update(webhook=url or None)
     state = "applied" if applied else "saved; applies when the daemon starts"

@@ -81,7 +81,9 @@ class Output:
             hint = f"\nhint:  {error.hint}" if error.hint else ""
             _write(sys.stderr, f"error: {message}{hint}")
             return
-        envelope: Mapping[str, str] = {
+        details: Mapping[str, Any] = getattr(error, "details", {})
+        envelope: Mapping[str, Any] = {
+            **details,
             "code": error.code,
             "error": message,
             "message": message,

@@ -23,6 +23,7 @@ __all__ = [
     "open_host",
     "openclaw_worker",
     "pilot_daemon",
+    "pilot_gateway",
     "pilot_rendezvous",
     "pilotctl",
 ]
@@ -41,7 +42,9 @@ def pilotctl() -> NoReturn:
 def pilot_daemon() -> NoReturn:
     """Run ``pilot-daemon``."""
     from pilotfleet.cli.daemon import main
+    from pilotfleet.cli.processname import show_as
 
+    show_as("pilot-daemon")
     sys.exit(main())
 
 
@@ -59,6 +62,15 @@ def openclaw_worker() -> NoReturn:
     sys.exit(main())
 
 
+def pilot_gateway() -> NoReturn:
+    """Run ``pilot-gateway``."""
+    from pilotfleet.cli.gatewayprogram import main
+    from pilotfleet.cli.processname import show_as
+
+    show_as("pilot-gateway")
+    sys.exit(main())
+
+
 @contextlib.asynccontextmanager
 async def open_host(config: HostConfig) -> AsyncIterator[Host]:
     """Open a host with the built-in services on it.
@@ -67,12 +79,16 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
     stream: the host drains and closes first, then they close their files.
     """
     from pilotfleet.node.host import Host
+    from pilotfleet.protocol.services.dataexchange import DATA_EXCHANGE_PORT
     from pilotfleet.protocol.services.events import EVENT_PORT
+    from pilotfleet.services.dataexchange import DataExchange, DataExchangeConfig
     from pilotfleet.services.echo import ECHO_PORT, serve_echo
     from pilotfleet.services.events import EventBroker
     from pilotfleet.services.handshake import HandshakeService
+    from pilotfleet.services.mailbox import MailboxConfig
     from pilotfleet.services.publisher import BrokerConfig
     from pilotfleet.services.tasks import TaskService
+    from pilotfleet.services.webhook import WebhookService
 
     host = Host(config)
     handshake = HandshakeService(host)
@@ -83,20 +99,31 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
         is_member=_is_trusted,
         open_log=lambda agent: _open_log(host, agent),
     )
+    data_exchange = DataExchange(
+        DataExchangeConfig(
+            max_frame=config.data_exchange_max_frame,
+            mailbox=MailboxConfig(always_base64=config.data_exchange_base64),
+        )
+    )
     async with contextlib.AsyncExitStack() as stack:
         tasks = await stack.enter_async_context(
             TaskService(host, config.home / TASK_STORE)
         )
         handlers = {
             ECHO_PORT: serve_echo,
+            DATA_EXCHANGE_PORT: data_exchange.handle,
             EVENT_PORT: events.handle,
             **tasks.handlers(),
         }
         for port, handler in handlers.items():
             if port not in config.services_off:
                 host.services[port] = handler
+        host.extensions.update(data_exchange.extensions())
         host.extensions.update(events.extensions())
         host.extensions.update(tasks.extensions())
+        await stack.enter_async_context(
+            WebhookService(host, url=config.webhook, secret=config.webhook_secret)
+        )
         stack.push_async_callback(events.aclose)
         stack.push_async_callback(handshake.aclose)
         await stack.enter_async_context(host)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet import __version__
 from pilotfleet.cli.catalogue import COMMANDS, GROUPS, SECTIONS
+from pilotfleet.cli.catalogue_admin import LEFT_OUT
+from pilotfleet.cli.catalogue_errors import EXPLAINED
 from pilotfleet.errors import NotFound
 
 if TYPE_CHECKING:
@@ -16,31 +18,35 @@ if TYPE_CHECKING:
 CONTEXT_VERSION: Final = "1.4"
 """Version of the catalogue's form, as the official 1.18 program states it."""
 
-EXTRAS: Final = frozenset(["admin", "network"])
-"""Sections that the official program keeps behind ``extras``; ours needs none."""
+OPERATOR: Final = frozenset(
+    """
+    audit audit-export bench broadcast clear-hostname clear-tags clear-webhook connect
+    connections deprovision dgram directory-status directory-sync disconnect health idp
+    listen peers provision provision-status recv send set-tags set-webhook traceroute
+    """.split()  # noqa: SIM905 - a list of names is easier to read so
+)
+"""Commands that the official program files under ``extras``, besides the groups."""
+_OPERATOR_GROUPS: Final = frozenset(["gateway", "managed", "member-tags", "policy"])
+_MEMBER_NETWORK: Final = frozenset(
+    """
+    accept create invite invites join leave list members reject
+    """.split()  # noqa: SIM905 - a list of names is easier to read so
+)
+"""Of the networks' commands, those that it does not file there."""
 
-_ERROR_CODES: Final = {
-    "already_exists": "the daemon, name or port is there already",
-    "auth_required": "the admin token is missing",
-    "broadcast_failed": "the daemon refused a broadcast",
-    "connection_failed": "the daemon refused, or a peer cannot be reached (retry)",
-    "internal": "a local failure",
-    "invalid_argument": "bad input (do not retry)",
-    "not_found": "a name does not resolve, or the thing does not exist",
-    "not_implemented": "the daemon or this program does not offer it",
-    "not_running": "no daemon answers on the socket",
-    "permission_denied": "refused by policy",
-    "timeout": "no answer in time (retry with a longer --timeout)",
-    "trust_required": "the peer is private and does not trust this node",
-}
 _ENVIRONMENT: Final = {
     "PILOT_ADMIN_TOKEN": "token of the registry's administrator",
     "PILOT_AGENT": "name of the hosted agent to act as, like --agent",
     "PILOT_DAEMON_BIN": "path of pilot-daemon",
+    "PILOT_GATEWAY_BIN": "path of pilot-gateway",
     "PILOT_HOME": "folder that holds .pilot (default: the home folder)",
     "PILOT_REGISTRY": "registry address (default: 127.0.0.1:9000)",
     "PILOT_SOCKET": "path of the daemon's socket",
 }
+_NOTE: Final = (
+    "Every command works with and without 'extras'. 'errors' lists the codes a command"
+    " can give; any command can give 'internal'."
+)
 _GLOBAL_FLAGS: Final = {
     "--json": "print results and errors as JSON; may stand anywhere",
     "--agent": "act as this agent of the daemon",
@@ -120,15 +126,23 @@ def context(context: Context, arguments: Arguments) -> None:
             )
         context.output.result(_entry(spec))
         return
-    core = {n: _entry(s) for n, s in COMMANDS.items() if s.section not in EXTRAS}
-    extras = {n: _entry(s) for n, s in COMMANDS.items() if s.section in EXTRAS}
+    extras = {n: _entry(s) for n, s in COMMANDS.items() if _is_operator(n)}
     context.output.result(
         {
             "version": CONTEXT_VERSION,
-            "note": "every command works with and without 'extras'",
-            "commands": core,
-            "extras": {"commands": extras},
-            "error_codes": _ERROR_CODES,
+            "note": _NOTE,
+            "commands": {name: _entry(spec) for name, spec in COMMANDS.items()},
+            "extras": {
+                "description": "Operator and admin commands; 'pilotctl extras"
+                " <command>' and 'pilotctl <command>' are the same.",
+                "commands": extras,
+            },
+            "app_store": {
+                "description": f"Not supported: {LEFT_OUT['appstore']}.",
+                "subcommands": {},
+            },
+            "pilot_gateway": _gateway(),
+            "error_codes": EXPLAINED,
             "global_flags": _GLOBAL_FLAGS,
             "environment": _ENVIRONMENT,
             "config_file": "~/.pilot/config.json",
@@ -152,7 +166,7 @@ def extras_list() -> str:
     lines += [
         f"  {name:<20}{spec.description}"
         for name, spec in COMMANDS.items()
-        if spec.section in EXTRAS
+        if _is_operator(name)
     ]
     return "\n".join(lines)
 
@@ -162,6 +176,26 @@ def _entry(spec: Spec) -> dict[str, Any]:
         "args": spec.arguments,
         "description": spec.description,
         "returns": spec.returns,
+        "errors": list(spec.errors),
+    }
+
+
+def _is_operator(name: str) -> bool:
+    first, _, second = name.partition(" ")
+    if first == "network":
+        return second not in _MEMBER_NETWORK
+    return first in OPERATOR or first in _OPERATOR_GROUPS
+
+
+def _gateway() -> dict[str, Any]:
+    return {
+        "binary": "pilot-gateway",
+        "description": "IP gateway: local IP addresses for Pilot addresses, so that"
+        " ordinary TCP programs can use them.",
+        "commands": {
+            second: _entry(COMMANDS[f"gateway {second}"])
+            for second in GROUPS["gateway"]
+        },
     }
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.cli.arguments import read_number
+from pilotfleet.cli.settings import SYSTEM_TRUST
 from pilotfleet.errors import (
     ConfigError,
     ConnectionFailed,
     DecodeError,
-    PermissionDenied,
     RegistryError,
 )
 
@@ -77,42 +76,43 @@ def _connect(settings: Settings, address: str) -> socket.socket:
     if not separator or port is None:
         raise ConfigError(f'registry address "{address}" is not host:port')
     host = host.strip("[]") or "127.0.0.1"
+    trust = settings.registry_trust()
     connection = socket.create_connection((host, port), CONNECT_TIMEOUT_S)
-    if settings.config.get("registry_tls") not in (True, "true"):
+    if trust is None:
         return connection
     try:
-        return _with_tls(settings, connection, host)
+        return _with_tls(connection, host, address, trust)
     except BaseException:
         connection.close()
         raise
 
 
 def _with_tls(
-    settings: Settings, connection: socket.socket, host: str
+    connection: socket.socket, host: str, address: str, trust: str
 ) -> socket.socket:
     """Encrypt; trust the system's authorities or one known certificate."""
-    import hashlib
+    # Late: ssl is a tenth of the time that a command takes.
     import ssl
 
-    trust = os.environ.get("PILOT_REGISTRY_TRUST") or settings.text("registry_trust")
-    if trust == "system":
-        return ssl.create_default_context().wrap_socket(
-            connection, server_hostname=host
-        )
-    expected = os.environ.get("PILOT_REGISTRY_FINGERPRINT") or settings.text(
-        "registry_fingerprint"
+    from pilotfleet.transport.tls import (
+        TlsConfig,
+        check_fingerprint,
+        client_tls_context,
+        explain_tls_error,
     )
-    if not expected:
-        raise ConfigError("registry_tls needs registry_fingerprint, or system trust")
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # The fingerprint below is the check; names and authorities say nothing here.
-    tls.check_hostname = False
-    tls.verify_mode = ssl.CERT_NONE
-    encrypted = tls.wrap_socket(connection, server_hostname=host)
-    certificate = encrypted.getpeercert(binary_form=True) or b""
-    if hashlib.sha256(certificate).hexdigest() != expected.lower():
-        encrypted.close()
-        raise PermissionDenied(f"registry {host} has another certificate than pinned")
+
+    pin = None if trust == SYSTEM_TRUST else trust
+    context = client_tls_context(TlsConfig(fingerprint=pin))
+    try:
+        encrypted = context.wrap_socket(connection, server_hostname=host)
+    except (ssl.SSLError, ConnectionError) as error:
+        raise explain_tls_error(error, address) from error
+    if pin is not None:
+        try:
+            check_fingerprint(encrypted.getpeercert(binary_form=True), pin, address)
+        except ConnectionFailed:
+            encrypted.close()
+            raise
     return encrypted
 
 

@@ -33,12 +33,12 @@ from pilotfleet.errors import (
 )
 from pilotfleet.protocol.registry.endpoints import parse_endpoint
 from pilotfleet.registry.beacon_table import BeaconConfig
-from pilotfleet.registry.rendezvous import Rendezvous, RendezvousConfig
+from pilotfleet.registry.rendezvous import WILDCARDS, Rendezvous, RendezvousConfig
+from pilotfleet.registry.server import PlainClients, ServerConfig
 from pilotfleet.registry.service import ServiceConfig
-from pilotfleet.transport.framed import server_tls
+from pilotfleet.transport.certificates import ServerTls, self_signed_tls, server_tls
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
 
     from pilotfleet.protocol.address import Endpoint
@@ -54,8 +54,11 @@ def _default_store() -> str:
     """Return the store of a rendezvous that was not told of one."""
     if os.geteuid() == 0:
         return f"sqlite://{SYSTEM_STORE}"
-    home = Path(os.environ.get("PILOT_HOME") or Path.home()).absolute()
-    return f"sqlite://{home / '.pilot' / 'registry.db'}"
+    return f"sqlite://{_home() / 'registry.db'}"
+
+
+def _home() -> Path:
+    return Path(os.environ.get("PILOT_HOME") or Path.home()).absolute() / ".pilot"
 
 
 def _option(name: str, text: str, **settings: Any) -> Callable[[Any], Any]:
@@ -86,8 +89,20 @@ def _option(name: str, text: str, **settings: Any) -> Callable[[Any], Any]:
 @_option("stale-threshold", "Silence after which a node is removed.", default="30m")
 @_option("require-signatures", "Refuse unsigned registrations.", is_flag=True)
 @_option("tls", "Serve the registry over TLS 1.3.", is_flag=True)
-@_option("tls-cert", "Certificate in PEM; without it one is made.")
+@_option("tls-cert", "Certificate (and chain) in PEM; without it one is made.")
 @_option("tls-key", "Key of the certificate in PEM.")
+@_option(
+    "tls-dir",
+    "Folder of the certificate that is made.",
+    show_default="that of the SQLite store, else ~/.pilot",
+)
+@_option(
+    "plain-clients",
+    "With --tls, who may do without it.",
+    default=PlainClients.NONE.value,
+    type=click.Choice([choice.value for choice in PlainClients]),
+)
+@_option("tls-fingerprint", "Print what clients pin, and exit.", is_flag=True)
 @_option("ready-file", "Written, as JSON, when everything listens.")
 @_option("log-level", "debug, info, warn or error.", default="info")
 @_option("log-format", "text or json.", default="text")
@@ -100,14 +115,20 @@ def main(**flags: Any) -> None:
 
 
 def _run(flags: dict[str, Any]) -> None:
+    if flags["tls_fingerprint"]:
+        sys.stdout.write(f"{_open_tls(flags).fingerprint}\n")
+        return
     configure_logging(flags["log_level"], flags["log_format"])
-    config = _read_config(flags)
+    tls = _tls(flags)
+    config = _read_config(flags, tls)
     ready_file = Path(flags["ready_file"]) if flags["ready_file"] else None
     with asyncio.Runner(loop_factory=fast_loop()) as runner:
-        runner.run(_serve(config, ready_file))
+        runner.run(_serve(config, ready_file, tls))
 
 
-async def _serve(config: RendezvousConfig, ready_file: Path | None) -> None:
+async def _serve(
+    config: RendezvousConfig, ready_file: Path | None, tls: ServerTls | None
+) -> None:
     stop = asyncio.Event()
     task = asyncio.current_task()
     assert task is not None
@@ -126,10 +147,13 @@ async def _serve(config: RendezvousConfig, ready_file: Path | None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    if tls is not None:
+        loop.add_signal_handler(signal.SIGHUP, _renew, tls)
     async with Rendezvous(config) as rendezvous:
         settle_memory()
         addresses = rendezvous.addresses.as_text()
-        write_ready_file(ready_file, addresses)
+        fingerprint = {"tls_fingerprint": tls.fingerprint} if tls else {}
+        write_ready_file(ready_file, addresses | fingerprint)
         is_ready = True
         logger.info(
             "ready: registry %s, beacon %s, http %s, store %s, %d nodes",
@@ -144,7 +168,7 @@ async def _serve(config: RendezvousConfig, ready_file: Path | None) -> None:
     logger.info("stopped")
 
 
-def _read_config(flags: dict[str, Any]) -> RendezvousConfig:
+def _read_config(flags: dict[str, Any], tls: ServerTls | None) -> RendezvousConfig:
     http = flags["http"]
     advertised = flags["beacon_advertise"]
     return RendezvousConfig(
@@ -155,7 +179,8 @@ def _read_config(flags: dict[str, Any]) -> RendezvousConfig:
         advertised_beacon=(
             _endpoint("--beacon-advertise", advertised) if advertised else None
         ),
-        tls=_tls(flags),
+        tls=tls.context if tls else None,
+        server=ServerConfig(plain_clients=PlainClients(flags["plain_clients"])),
         service=ServiceConfig(
             admin_token=_admin_token(flags),
             require_signed_registration=flags["require_signatures"],
@@ -195,18 +220,53 @@ def _admin_token(flags: dict[str, Any]) -> str:
     return token
 
 
-def _tls(flags: dict[str, Any]) -> ssl.SSLContext | None:
-    certificate, key = flags["tls_cert"], flags["tls_key"]
+def _tls(flags: dict[str, Any]) -> ServerTls | None:
     if not flags["tls"]:
-        if certificate or key:
-            raise InvalidArgument("--tls-cert and --tls-key need --tls")
+        for name in ("tls_cert", "tls_key", "tls_dir"):
+            if flags[name]:
+                flag = name.replace("_", "-")
+                raise InvalidArgument(f"--{flag} needs --tls")
         return None
-    tls = server_tls(
-        Path(certificate) if certificate else None, Path(key) if key else None
-    )
+    tls = _open_tls(flags)
     # What daemons are given to pin it with.
     logger.info("TLS certificate fingerprint %s", tls.fingerprint)
-    return tls.context
+    return tls
+
+
+def _open_tls(flags: dict[str, Any]) -> ServerTls:
+    certificate, key = flags["tls_cert"], flags["tls_key"]
+    if certificate or key:
+        return server_tls(
+            Path(certificate) if certificate else None, Path(key) if key else None
+        )
+    host, _ = _endpoint("--registry-addr", flags["registry_addr"])
+    hosts = [] if host in WILDCARDS else [host]
+    return self_signed_tls(_tls_folder(flags), hosts=hosts)
+
+
+def _tls_folder(flags: dict[str, Any]) -> Path:
+    if flags["tls_dir"]:
+        return Path(flags["tls_dir"])
+    scheme, _, path = flags["store"].partition("://")
+    if scheme == "sqlite" and path.startswith("/"):
+        return Path(path).parent
+    return _home()
+
+
+def _renew(tls: ServerTls) -> None:
+    """Take a new certificate into use, for connections from now on."""
+    try:
+        changed = tls.reload()
+    except ConfigError as error:
+        logger.error("the old TLS certificate stays: %s", error)
+        return
+    if changed:
+        logger.warning(
+            "new TLS certificate; who pinned the old one needs its fingerprint %s",
+            tls.fingerprint,
+        )
+    else:
+        logger.info("the TLS certificate is the same")
 
 
 def _without_password(url: str) -> str:

@@ -8,17 +8,65 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from typing import Any, Final
 
-from pilotfleet.errors import AuthRequired, StorageError
+from pilotfleet.errors import AuthRequired, InvalidArgument, StorageError
 
-__all__ = ["DEFAULT_BEACON", "DEFAULT_REGISTRY", "Settings", "default_socket"]
+__all__ = [
+    "DEFAULT_BEACON",
+    "DEFAULT_REGISTRY",
+    "SYSTEM_TRUST",
+    "Settings",
+    "choose_registry_trust",
+    "default_socket",
+]
 
 DEFAULT_REGISTRY: Final = "127.0.0.1:9000"
 DEFAULT_BEACON: Final = "127.0.0.1:9001"
 """A rendezvous on this machine. Never somebody else's: joining a network that
 other people run is a decision, not a default."""
+
+SYSTEM_TRUST: Final = "system"
+PINNED_TRUST: Final = "pinned"
+
+
+def choose_registry_trust(
+    *, tls: bool | None, trust: str, fingerprint: str
+) -> str | None:
+    """Return how to check the registry: a pin, SYSTEM_TRUST, or None without TLS.
+
+    Whoever names a fingerprint or the system's trust wants TLS, so that one setting
+    that is forgotten does not send everything in the clear.
+
+    Args:
+        tls: The ``registry_tls`` setting; none if it is not set.
+        trust: ``registry_trust``, or nothing.
+        fingerprint: ``registry_fingerprint``, or nothing. Colons and capital
+            letters, as other tools show it, are taken.
+
+    Raises:
+        InvalidArgument: A value is not allowed, or there is nothing to pin.
+    """
+    if trust not in ("", PINNED_TRUST, SYSTEM_TRUST):
+        raise InvalidArgument(
+            f"invalid --registry-trust {trust!r}: must be 'pinned' or 'system'"
+        )
+    if tls is None:
+        tls = bool(fingerprint) or trust == SYSTEM_TRUST
+    if not tls:
+        return None
+    if trust == SYSTEM_TRUST:
+        return SYSTEM_TRUST
+    pin = fingerprint.replace(":", "").lower()
+    if not re.fullmatch("[0-9a-f]{64}", pin):
+        raise InvalidArgument(
+            "--registry-fingerprint: 64 hex digits are needed to pin the registry",
+            hint="`pilot-rendezvous --tls-fingerprint` shows them; or trust the"
+            " system's authorities with --registry-trust system",
+        )
+    return pin
 
 
 def default_socket() -> str:
@@ -64,6 +112,17 @@ class Settings:
     def registry(self) -> str:
         """The registry that commands talk to directly."""
         return self._setting("PILOT_REGISTRY", "registry", DEFAULT_REGISTRY)
+
+    def registry_trust(self) -> str | None:
+        """Return how to check the registry; see :func:`choose_registry_trust`."""
+        given = self.config.get("registry_tls")
+        return choose_registry_trust(
+            tls=None if given is None else str(given).lower() in ("true", "1", "t"),
+            trust=self._setting("PILOT_REGISTRY_TRUST", "registry_trust", ""),
+            fingerprint=self._setting(
+                "PILOT_REGISTRY_FINGERPRINT", "registry_fingerprint", ""
+            ),
+        )
 
     def text(self, key: str) -> str:
         """Return a text of the configuration, or nothing."""

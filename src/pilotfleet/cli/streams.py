@@ -13,7 +13,9 @@ from pilotfleet.cli.gate import check_trust
 from pilotfleet.cli.invocation import parse_port
 from pilotfleet.errors import (
     ConnectionFailed,
+    ConnectionReset,
     DaemonError,
+    DecodeError,
     InvalidArgument,
     NotFound,
     PermissionDenied,
@@ -27,9 +29,12 @@ if TYPE_CHECKING:
     from pilotfleet.cli.arguments import Arguments
     from pilotfleet.cli.connection import Stream
     from pilotfleet.cli.invocation import Context
+    from pilotfleet.cli.secure import SecureStream
     from pilotfleet.protocol.address import Address
 
 DEFAULT_PORT = 1000
+SECURE_PORT = 443
+"""Where ``--secure`` goes; the channel's own module is imported when it is used."""
 DEFAULT_TIMEOUT_S = 30.0
 MAX_DATAGRAM = 65535
 
@@ -38,8 +43,10 @@ def connect(context: Context, arguments: Arguments) -> None:
     """Send a message, or standard input, and print the first answer."""
     context.require(arguments, 1)
     timeout = arguments.duration("timeout", DEFAULT_TIMEOUT_S)
+    is_secure = secure_wanted(arguments)
     peer = _reachable(context, arguments)
-    port = parse_port(arguments.positional(1, str(DEFAULT_PORT)))
+    default = SECURE_PORT if is_secure else DEFAULT_PORT
+    port = parse_port(arguments.positional(1, str(default)))
     message = arguments.text("message")
     if not arguments.has("message"):
         if sys.stdin.isatty():
@@ -47,38 +54,47 @@ def connect(context: Context, arguments: Arguments) -> None:
                 "--message is required (interactive mode not supported)"
             )
         message = "\n".join(sys.stdin.read().splitlines())
-    _exchange(context, peer, port, message, timeout)
+    _exchange(context, peer, port, message, timeout, is_secure=is_secure)
 
 
 def send(context: Context, arguments: Arguments) -> None:
     """Send data to a port and print the first answer."""
-    context.require(arguments, 2)
+    is_secure = secure_wanted(arguments)
+    context.require(arguments, 1 if is_secure else 2)
     timeout = arguments.duration("timeout", DEFAULT_TIMEOUT_S)
     peer = _reachable(context, arguments)
-    port = parse_port(arguments.positional(1))
+    port = parse_port(arguments.positional(1, str(SECURE_PORT)))
     data = required_data(arguments)
-    _exchange(context, peer, port, data, timeout)
+    _exchange(context, peer, port, data, timeout, is_secure=is_secure)
 
 
 def recv(context: Context, arguments: Arguments) -> None:
     """Take streams on a port and print what each one carried."""
-    context.require(arguments, 1)
-    port = parse_port(arguments.positional(0))
+    is_secure = secure_wanted(arguments)
+    context.require(arguments, 0 if is_secure else 1)
+    port = parse_port(arguments.positional(0, str(SECURE_PORT)))
     count = max(1, arguments.integer("count", 1))
     deadline = Deadline(arguments.duration("timeout", DEFAULT_TIMEOUT_S))
     daemon = context.daemon()
     try:
         daemon.bind(port)
     except DaemonError as error:
-        raise DaemonError(f"bind: daemon: {error}") from error
+        raise DaemonError(f"listen: bind: daemon: {error}") from error
     messages: list[dict[str, Any]] = []
     is_late = False
     while len(messages) < count and not is_late:
         try:
             with daemon.accept(port, deadline=deadline) as stream:
-                data = _read_all(stream, deadline)
+                read = _read_all_secure if is_secure else _read_all
+                data = read(stream, deadline)
         except TimedOut:
-            is_late = True
+            is_late = deadline.has_passed
+            continue
+        except (DecodeError, ConnectionReset) as error:
+            if not is_secure:
+                raise
+            # Somebody who speaks no channel must not end the wait for who does.
+            context.output.note(f"no secure channel from {stream.remote}: {error}")
             continue
         text = data.decode("utf-8", "replace")
         seq = len(messages)
@@ -97,7 +113,9 @@ def dgram(context: Context, arguments: Arguments) -> None:
     data = encode(required_data(arguments))
     if len(data) > MAX_DATAGRAM:
         raise InvalidArgument(
-            f"datagram too large: {len(data)} bytes (max {MAX_DATAGRAM})"
+            f"datagram is {len(data)} bytes; the daemon refuses more than"
+            f" {MAX_DATAGRAM}, and less fits after headers"
+            " (use send-message for larger payloads)"
         )
     try:
         confirmed = context.daemon().send_to(SocketAddress(peer, port), data)
@@ -157,8 +175,11 @@ def broadcast(context: Context, arguments: Arguments) -> None:
     text, message = arguments.positionals[:2]
     network = read_number(text, 0xFFFF)
     if network is None:
-        raise BroadcastUsage(f'invalid network_id "{text[:40]}"')
-    port = parse_port(arguments.text("port", str(DEFAULT_PORT)))
+        raise BroadcastUsage(f'invalid network_id: "{text[:40]}" is not up to 65535')
+    named = arguments.text("port", str(DEFAULT_PORT))
+    port = read_number(named, 0xFFFF)
+    if port is None:
+        raise BroadcastUsage(f'invalid --port: "{named[:40]}" is not up to 65535')
     data = encode(message)
     header = struct.pack("!HHH", network, port, len(token))
     try:
@@ -172,6 +193,24 @@ def broadcast(context: Context, arguments: Arguments) -> None:
 def encode(text: str) -> bytes:
     """Return an argument's bytes as they were given, text or not."""
     return text.encode("utf-8", "surrogateescape")
+
+
+def secure_wanted(arguments: Arguments) -> bool:
+    """Tell whether ``--secure`` was given.
+
+    Raises:
+        InvalidArgument: It has a value. By the rules of flags it takes the word after
+            it, and then the user must not be left with a stream that is not secure.
+    """
+    if not arguments.has("secure"):
+        return False
+    value = arguments.text("secure")
+    if value not in ("true", "false", "1", "0", ""):
+        raise InvalidArgument(
+            f"--secure takes no value, but {value[:40]!r} follows it",
+            hint="put --secure at the end of the line",
+        )
+    return arguments.enabled("secure")
 
 
 def required_data(arguments: Arguments) -> str:
@@ -198,16 +237,24 @@ def _reachable(context: Context, arguments: Arguments) -> Address:
 
 
 def _exchange(
-    context: Context, peer: Address, port: int, message: str, timeout: float
+    context: Context,
+    peer: Address,
+    port: int,
+    message: str,
+    timeout: float,
+    *,
+    is_secure: bool = False,
 ) -> None:
     deadline = Deadline(timeout)
-    with context.dial(peer, port, deadline=deadline) as stream:
+    with context.dial(peer, port, deadline=deadline) as dialled:
+        stream = _secured(dialled, deadline) if is_secure else dialled
         try:
             stream.write(encode(message), deadline=deadline)
             answer = stream.read(deadline=deadline)
         except TimedOut as error:
             limit = format_duration(timeout)
-            raise TimedOut(f"no response within {limit}") from error
+            hint = f"increase with --timeout, or check peer: pilotctl ping {peer}"
+            raise TimedOut(f"no response within {limit}", hint=hint) from error
     response = answer.decode("utf-8", "replace")
     result = {
         "target": str(peer),
@@ -218,7 +265,19 @@ def _exchange(
     context.output.result(result, response)
 
 
-def _read_all(stream: Stream, deadline: Deadline) -> bytes:
+def _secured(dialled: Stream, deadline: Deadline) -> SecureStream:
+    from pilotfleet.cli.secure import connect_secure
+
+    return connect_secure(dialled, deadline)
+
+
+def _read_all_secure(accepted: Stream, deadline: Deadline) -> bytes:
+    from pilotfleet.cli.secure import accept_secure
+
+    return _read_all(accept_secure(accepted, deadline), deadline)
+
+
+def _read_all(stream: Stream | SecureStream, deadline: Deadline) -> bytes:
     """Read a stream to its end; at the deadline, what there is."""
     data = bytearray()
     try:
@@ -233,7 +292,7 @@ def _read_all(stream: Stream, deadline: Deadline) -> bytes:
 def _datagram_error(text: str) -> PilotError:
     """Choose the error's code by the daemon's words (cli.md section 6.4)."""
     message = f"daemon: {text}"
-    if "not allowed by network policy" in text:
+    if "not allowed by network" in text:
         return PermissionDenied(message)
     if "too large" in text or "message too long" in text:
         return InvalidArgument(message)

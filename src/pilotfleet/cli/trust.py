@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pilotfleet.cli.invocation import read_target
+from pilotfleet.errors import DaemonError, NotFound
 from pilotfleet.protocol.ipc.commands import Command, HandshakeSub, pack_node
 
 if TYPE_CHECKING:
     from pilotfleet.cli.arguments import Arguments
     from pilotfleet.cli.invocation import Context
+    from pilotfleet.protocol.address import Address
 
 DEFAULT_ROWS = 20
 
@@ -42,7 +45,7 @@ def reject(context: Context, arguments: Arguments) -> None:
 def untrust(context: Context, arguments: Arguments) -> None:
     """Take trust back."""
     context.require(arguments, 1)
-    node = context.resolve(arguments.positional(0)).node
+    node = context.resolve_node(arguments.positional(0)).node
     payload = bytes([HandshakeSub.REVOKE]) + pack_node(node)
     context.ask(Command.HANDSHAKE, payload, "revoke")
     context.output.result({"node_id": node}, f"trust with node {node} revoked")
@@ -93,12 +96,26 @@ def trusted_list(context: Context, arguments: Arguments) -> None:
 def _answer(
     context: Context, arguments: Arguments, sub: HandshakeSub, operation: str
 ) -> dict[str, Any]:
-    node = context.resolve(arguments.positional(0)).node
+    target = arguments.positional(0)
+    node = (
+        _asked(context, target)
+        if sub is HandshakeSub.SEND
+        else context.resolve_node(target)
+    ).node
     payload = bytes([sub]) + pack_node(node)
     if sub is not HandshakeSub.APPROVE:
         payload += arguments.positional(1).encode("utf-8", "replace")
     body = context.ask(Command.HANDSHAKE, payload, operation)
     return {"node_id": body.get("node_id", node), "status": body.get("status")}
+
+
+def _asked(context: Context, target: str) -> Address:
+    """Resolve the node that is asked for trust; the daemon's own words if it fails."""
+    try:
+        return read_target(target) or context.resolve_name(target)
+    except DaemonError as error:
+        text = f'resolve "{target}": resolve_hostname: daemon: {error}'
+        raise NotFound(text) from error
 
 
 def _trust_text(rows: list[dict[str, Any]], total: int) -> str:

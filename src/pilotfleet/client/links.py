@@ -8,6 +8,7 @@ how many may be out at a time is the pool's business.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections import deque
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pilotfleet.errors import (
     Busy,
+    CertificateRefused,
     Closed,
     ConnectionFailed,
     ConnectionReset,
@@ -23,12 +25,8 @@ from pilotfleet.errors import (
     TimedOut,
 )
 from pilotfleet.protocol.registry.framing import JsonFrameDecoder
-from pilotfleet.transport.framed import (
-    FramedConnection,
-    TlsConfig,
-    client_tls_context,
-    connect_framed,
-)
+from pilotfleet.transport.framed import FramedConnection, connect_framed
+from pilotfleet.transport.tls import TlsConfig, client_tls_context
 
 if TYPE_CHECKING:
     import ssl
@@ -37,6 +35,8 @@ if TYPE_CHECKING:
     from pilotfleet.protocol.address import Endpoint
 
 __all__ = ["LinkConfig", "LinkPool"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +128,11 @@ class Link:
             self._pool.check_open()
             try:
                 return await self._dial_once()
+            except CertificateRefused as error:
+                # No attempt will change it. Whoever owns the client may try again
+                # later, when somebody has done what the hint says.
+                self._pool.complain(error)
+                raise
             except ConnectionFailed:
                 if attempt == config.attempts:
                     raise
@@ -148,7 +153,7 @@ class Link:
         host, port = pool.endpoint
         try:
             async with asyncio.timeout(pool.config.dial_s):
-                return await connect_framed(
+                connection = await connect_framed(
                     pool.endpoint,
                     make,
                     tls=pool.tls_context(),
@@ -156,6 +161,8 @@ class Link:
                 )
         except (TimeoutError, TimedOut):
             raise ConnectionFailed(f"no answer from {host}:{port}") from None
+        pool.complained = False
+        return connection
 
     def _on_replies(self, connection: FramedConnection, frames: list[bytes]) -> None:
         for frame in frames:
@@ -220,6 +227,13 @@ class Link:
         else:
             self._arm()
 
+    def reset(self) -> None:
+        """Give the connection up; the next request dials anew."""
+        if self._connection is not None:
+            host, port = self._pool.endpoint
+            error = ConnectionFailed(f"the way to {host}:{port} has changed")
+            self._lose(self._connection, error)
+
     def close(self) -> None:
         """Close the connection; requests that are out fail."""
         if self._timer is not None:
@@ -242,6 +256,8 @@ class LinkPool:
         self._waiters: deque[asyncio.Future[Link]] = deque()
         self._depth = 1
         self._closed = False
+        self.complained = False
+        """Whether the log says already that the certificate is refused."""
 
     @property
     def is_closed(self) -> bool:
@@ -276,11 +292,22 @@ class LinkPool:
         if self._closed:
             raise Closed("the registry client was closed")
 
+    def complain(self, error: CertificateRefused) -> None:
+        """Log once, with the remedy, why the registry is not talked to."""
+        if not self.complained:
+            self.complained = True
+            logger.error("registry: %s; %s", error, error.hint)
+
     def tls_context(self) -> ssl.SSLContext | None:
         """Return the context that all links share."""
         if self._context is None and self.tls is not None:
             self._context = client_tls_context(self.tls)
         return self._context
+
+    def reset(self) -> None:
+        """Give all connections up, as after a change of this machine's address."""
+        for link in self._links:
+            link.reset()
 
     def close(self) -> None:
         """Close all links; requests that are out or wait fail with Closed."""

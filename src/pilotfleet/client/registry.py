@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from pilotfleet.protocol.address import Endpoint
     from pilotfleet.protocol.identity import Identity
-    from pilotfleet.transport.framed import TlsConfig
+    from pilotfleet.transport.tls import TlsConfig
 
 __all__ = ["Registration", "RegistryClient", "Resolution"]
 
@@ -111,6 +111,13 @@ class RegistryClient:
     ) -> None:
         """Close all connections."""
         await self.aclose()
+
+    def reconnect(self) -> None:
+        """Dial anew for the next requests; those that are out fail.
+
+        For a machine with another address: TCP would find out after minutes only.
+        """
+        self._pool.reset()
 
     async def aclose(self) -> None:
         """Close all connections; requests that are out fail with Closed."""

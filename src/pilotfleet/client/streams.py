@@ -106,10 +106,14 @@ class ClientStream:
         """Send ``data``; wait while the daemon takes no more.
 
         Raises:
-            Closed: The stream or the connection to the daemon is closed.
+            Closed: The peer ended the stream, or it or the connection to the daemon is
+                closed on this side.
         """
         if self._closed:
             raise Closed(f"stream {self.id} is closed")
+        if self._ended:
+            # The daemon would drop it: nobody reads what follows a peer's end.
+            raise Closed(f"stream {self.id} was ended by the peer")
         await self._client._send_stream(self.id, data)
 
     async def close(self) -> None:

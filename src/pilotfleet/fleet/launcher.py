@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pilotfleet.fleet.network import FleetNetwork
     from pilotfleet.fleet.spec import FleetSpec
     from pilotfleet.protocol.address import Endpoint
+    from pilotfleet.transport.tls import TlsConfig
 
 __all__ = ["HUB", "Launcher"]
 
@@ -64,12 +65,18 @@ class Launcher:
     """
 
     def __init__(
-        self, spec: FleetSpec, home: Path, *, progress: Callable[[str], None]
+        self,
+        spec: FleetSpec,
+        home: Path,
+        *,
+        progress: Callable[[str], None],
+        tls: TlsConfig | None = None,
     ) -> None:
         """Prepare a fleet whose files live in ``home``.
 
         Args:
             progress: Told in a few words what is being started.
+            tls: How to check a registry that runs already; None for plain TCP.
         """
         self.spec = spec
         self.home = home
@@ -77,6 +84,8 @@ class Launcher:
         self.hub_socket = home / "hub.sock"
         self.workers_socket = home / "workers.sock"
         self._progress = progress
+        # The rendezvous that the launcher starts itself is on loopback.
+        self._tls = None if spec.fleet.rendezvous == EMBEDDED else tls
         self._children: list[ChildProcess] = []
         self._lock: int | None = None
 
@@ -137,7 +146,7 @@ class Launcher:
     async def _start_rendezvous(self) -> _Addresses:
         fleet = self.spec.fleet
         if fleet.rendezvous != EMBEDDED:
-            await _check_rendezvous(fleet.rendezvous)
+            await _check_rendezvous(fleet.rendezvous, self._tls)
             beacon = fleet.beacon or _beacon_beside(fleet.rendezvous)
             return _Addresses(fleet.rendezvous, beacon)
         self._progress("starting the rendezvous")
@@ -169,12 +178,22 @@ class Launcher:
             *("--registry", addresses.registry, "--beacon", addresses.beacon),
             *("--listen", _listen_address(addresses), "--socket", str(socket)),
             *("--home", str(self.home / name), "--broker", self.hub_name),
+            *self._tls_flags(),
             *arguments,
             environment={"PILOT_JOIN_TOKEN": token},
         )
         await child.wait_ready(
             DAEMON_READY_S + READY_PER_AGENT_S * agents + self.spec.stagger_s
         )
+
+    def _tls_flags(self) -> list[str]:
+        # Said in any case: the user's variables are for his own registry.
+        if self._tls is None:
+            return ["--registry-tls=false"]
+        if self._tls.fingerprint is None:
+            return ["--registry-tls=true", "--registry-trust", "system"]
+        pin = ["--registry-fingerprint", self._tls.fingerprint]
+        return ["--registry-tls=true", "--registry-trust", "pinned", *pin]
 
     async def _start_workers(
         self, addresses: _Addresses, network: FleetNetwork
@@ -223,7 +242,8 @@ class Launcher:
         """Return the fleet's network, made by an earlier run or now by the hub."""
         async with await DaemonClient.connect(self.hub_socket) as hub:
             node_id = (await hub.request_json(Command.INFO))["node_id"]
-        async with RegistryClient(_endpoint(addresses.registry)) as registry:
+        endpoint = _endpoint(addresses.registry)
+        async with RegistryClient(endpoint, tls=self._tls) as registry:
             return await open_network(
                 self.home / "network.json",
                 self.spec.fleet.name,
@@ -261,12 +281,12 @@ def _lock_home(home: Path) -> int:
     return lock
 
 
-async def _check_rendezvous(address: str) -> None:
+async def _check_rendezvous(address: str, tls: TlsConfig | None) -> None:
     """Find out now what a daemon would only try again and again."""
     try:
         async with (
             asyncio.timeout(RENDEZVOUS_ANSWER_S),
-            RegistryClient(_endpoint(address)) as registry,
+            RegistryClient(_endpoint(address), tls=tls) as registry,
         ):
             await registry.list_networks()
     except (TimeoutError, Unavailable) as error:

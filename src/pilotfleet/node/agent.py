@@ -19,11 +19,16 @@ from pilotfleet.errors import (
     PilotError,
     TimedOut,
 )
-from pilotfleet.node import reactions
+from pilotfleet.node import reactions, reports
 from pilotfleet.node.engine import Engine
 from pilotfleet.node.info import describe_agent, describe_health
 from pilotfleet.node.stream import Stream
-from pilotfleet.protocol.address import BROADCAST_NODE, Address, SocketAddress
+from pilotfleet.protocol.address import (
+    BACKBONE,
+    BROADCAST_NODE,
+    Address,
+    SocketAddress,
+)
 from pilotfleet.protocol.packet import MAX_PAYLOAD, Packet, Protocol, encode_packet
 from pilotfleet.protocol.registry.signatures import (
     SIGNED_TYPES,
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
 
     from pilotfleet.node.config import AgentSpec
     from pilotfleet.node.host import Host
+    from pilotfleet.protocol.address import Endpoint
     from pilotfleet.protocol.identity import Identity
     from pilotfleet.protocol.stream import events as stream_events
     from pilotfleet.protocol.tunnel import events as tunnel_events
@@ -84,11 +90,13 @@ class Agent(Engine):
         "registered_at",
         "relay_only",
         "tags",
+        "wanted_hostname",
     )
 
     def __init__(self, host: Host, spec: AgentSpec, identity: Identity) -> None:
         super().__init__(host, spec, identity)
-        self.hostname = spec.hostname
+        self.hostname = self.wanted_hostname = spec.hostname
+        """What the registry calls it, and what it shall: the name may be taken."""
         self.tags = spec.tags
         self.home = spec.home
         self.relay_only = spec.relay_only
@@ -182,6 +190,14 @@ class Agent(Engine):
         """React to what the streams report."""
         reactions.on_stream_event(self, event, now)
 
+    def admits_peer(self, peer: int) -> bool:
+        """Tell whether a peer may exchange keys with a strict agent."""
+        return self.host.gate.admits_now(self, peer)
+
+    def on_peer_found(self, peer: int, address: Endpoint) -> None:
+        """Take note of where a new peer is."""
+        reports.peer_added(self, peer, address)
+
     def on_pong(self, packet: Packet) -> None:
         """Wake who waits for this answer to a ping."""
         pong = (self._pings or {}).get(packet.dst_port)
@@ -193,13 +209,19 @@ class Agent(Engine):
         admitted = self.host.gate.answer(self, packet.src_node)
         if admitted:
             self._deliver(packet)
-        elif admitted is None and self._held_datagrams < MAX_HELD_DATAGRAMS:
+        elif admitted is not None:
+            reports.datagram_rejected(self, packet)
+        elif self._held_datagrams < MAX_HELD_DATAGRAMS:
             self._held_datagrams += 1
 
             def decide(allowed: bool) -> None:
                 self._held_datagrams -= 1
-                if allowed and not self.closed:
+                if self.closed:
+                    return
+                if allowed:
                     self._deliver(packet)
+                else:
+                    reports.datagram_rejected(self, packet)
 
             self.host.gate.ask(self, packet.src_node, decide)
 
@@ -222,6 +244,7 @@ class Agent(Engine):
 
     async def _dial(self, remote: SocketAddress) -> Stream:
         peer = remote.address.node
+        await self._require_port(remote)
         await self._ensure_path(peer)
         self.host.gate.note_contact(self, peer)
         connection = self.streams.connect(remote, self.host.now())
@@ -235,6 +258,12 @@ class Agent(Engine):
             stream.abort()
             raise
         return stream
+
+    async def _require_port(self, remote: SocketAddress) -> None:
+        """Raise what the policy of the addressed network says against the port."""
+        if remote.address.network != BACKBONE:
+            policies = self.host.port_policies
+            await policies.require(remote.address.network, remote.port)
 
     async def _ensure_path(self, peer: int) -> None:
         """Raise the registry's refusal before anything is sent to ``peer``."""
@@ -264,6 +293,7 @@ class Agent(Engine):
                 else "datagram is empty"
             )
         peer = remote.address.node
+        await self._require_port(remote)
         await self._ensure_path(peer)
         self.host.gate.note_contact(self, peer)
         packet = Packet(
@@ -377,6 +407,8 @@ class Agent(Engine):
         return describe_health(self)
 
     def _deliver(self, packet: Packet) -> None:
+        if self.host.event_sink is not None:
+            reports.datagram(self, packet)
         source = Address(packet.src_network, packet.src_node)
         datagram = Datagram(
             SocketAddress(source, packet.src_port), packet.dst_port, packet.payload

@@ -5,14 +5,17 @@ Flags, files and variables are read in `pilotfleet.cli`; here are only values.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+from pilotfleet.protocol.services.dataexchange import MAX_FRAME
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pilotfleet.protocol.address import Endpoint
-    from pilotfleet.transport.framed import TlsConfig
+    from pilotfleet.transport.tls import TlsConfig
 
 __all__ = [
     "DEFAULT_BEACON_PORT",
@@ -36,6 +39,8 @@ class NetworkToJoin:
     network: str
     """Its number or its name."""
     token: str = field(default="", repr=False)
+    is_required: bool = True
+    """Whether an agent that may not join it must not start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +92,18 @@ class HostConfig:
     since the registry binds an owner to one key."""
     admin_token: str = field(default="", repr=False)
     trust_auto_approve: bool = False
+    strict_dataplane_trust: bool = False
+    """Private agents exchange keys only with peers that they trust."""
+    webhook: str = field(default="", repr=False)
+    """URL that the events of every agent go to. It may hold a secret."""
+    webhook_secret: str = field(default="", repr=False)
+    """Signs what is posted to a webhook."""
     services_off: frozenset[int] = frozenset()
     """Ports of built-in services that shall not listen."""
+    data_exchange_base64: bool = False
+    """Store every message as base64, not just what is no text."""
+    data_exchange_max_frame: int = MAX_FRAME
+    """Longest message or file in one frame; senders split files."""
 
     keepalive_s: float = 60.0
     """Between heartbeats of one agent. The registry forgets an agent after half
@@ -98,6 +113,17 @@ class HostConfig:
     """How long a closed stream keeps its ports."""
     max_connections_per_port: int = 1024
     max_connections: int = 65536
+    idle_timeout_s: float = math.inf
+    """Silence after which a stream is ended, though its peer may be alive. Peers that
+    are not are found out by probes after about two minutes."""
+    syn_rate: int = 100
+    """Streams per second that all peers of one agent together may open."""
+    syn_whitelist: frozenset[int] = frozenset()
+    """Nodes that ``syn_rate`` does not limit."""
+    reply_whitelist: frozenset[int] = frozenset()
+    """Nodes whose key exchanges no rate limits."""
+    rekey_whitelist: frozenset[int] = frozenset()
+    """Nodes that may be asked for new keys at any time."""
     stagger_s: float = 0.0
     """Spread of the agents' starts. The registry defends itself as well; this
     keeps other programs on the machine responsive meanwhile."""

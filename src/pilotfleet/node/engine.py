@@ -20,7 +20,7 @@ from pilotfleet.node.stream import Stream
 from pilotfleet.node.trust import TrustStore
 from pilotfleet.protocol.address import BACKBONE, Address
 from pilotfleet.protocol.identity import encode_key_text
-from pilotfleet.protocol.packet import Packet, Protocol
+from pilotfleet.protocol.packet import Flag, Packet, Protocol
 from pilotfleet.protocol.stream.endpoint import StreamEndpoint
 from pilotfleet.protocol.tunnel import events as tunnel_events
 from pilotfleet.protocol.tunnel.endpoint import TunnelEndpoint
@@ -85,6 +85,9 @@ class Engine(ABC):
             0, identity, random_bytes=host.random_bytes, config=host.tunnel_config
         )
         self.tunnels.beacon = host.beacon
+        self.tunnels.relay_only = spec.relay_only
+        if host.config.strict_dataplane_trust:
+            self.tunnels.admits = self.admits_peer
         self.streams = StreamEndpoint(0, rng=host.rng, config=host.stream_config)
         self.streams.is_public = spec.is_public
         self.streams.listens_by_default = host.is_served
@@ -113,7 +116,7 @@ class Engine(ABC):
             ConfigError: The file is damaged.
         """
         if self._trust is None:
-            self._trust = TrustStore.load(self._trust_path, wall=self.host.wall())
+            self._trust = self._read_trust()
         return self._trust
 
     @property
@@ -127,7 +130,13 @@ class Engine(ABC):
             ConfigError: The file is damaged.
         """
         if self._trust is None and self._trust_path.exists():
-            self._trust = TrustStore.load(self._trust_path, wall=self.host.wall())
+            self._trust = self._read_trust()
+
+    def _read_trust(self) -> TrustStore:
+        store = TrustStore.load(self._trust_path, wall=self.host.wall())
+        # From the first change on: a key can be bound before any service asks.
+        store.on_change = self.host.on_trust_change
+        return store
 
     def adopt(self, node_id: int) -> None:
         """Become the node that the registry says this identity is."""
@@ -136,6 +145,10 @@ class Engine(ABC):
         # tunnel key and its counters must survive that.
         self.tunnels.node_id = node_id
         self.streams.node_id = node_id
+
+    @abstractmethod
+    def admits_peer(self, peer: int) -> bool:
+        """Tell whether a peer may exchange keys, where not everybody may."""
 
     def own_endpoint(self) -> Endpoint:
         """Return where this machine reaches the agent's socket."""
@@ -148,6 +161,8 @@ class Engine(ABC):
         """Tell the tunnels how to reach ``peer``."""
         if self.closed:
             return
+        if path.address is not None and not self.tunnels.knows_address(peer):
+            self.on_peer_found(peer, path.address)
         self.tunnels.set_peer_path(
             peer,
             address=path.address,
@@ -171,13 +186,25 @@ class Engine(ABC):
         self.tunnels.path_failed(peer, self.host.now())
         self.mark_dirty()
 
-    def set_peer_key(self, peer: int, key: bytes | None) -> None:
-        """Tell the tunnels the identity key of ``peer``; None: no such node."""
+    def set_peer_key(
+        self, peer: int, key: bytes | None, *, rotated: bool = False
+    ) -> None:
+        """Tell the tunnels the identity key of ``peer``; None: no such node.
+
+        Args:
+            peer: The node.
+            key: What the registry says is its key.
+            rotated: The registry says that the node has changed its key before.
+        """
         if self.closed:
             return
         if key is not None and self.trust.is_trusted(peer):
             # Trust is bound to the key (trust.md section 3).
-            self.trust.bind_key(peer, encode_key_text(key))
+            text = encode_key_text(key)
+            if not self.trust.bind_key(peer, text, rotated=rotated):
+                logger.warning(
+                    "agent %s: node %d has another key; trust ends", self.name, peer
+                )
         self.tunnels.set_peer_key(peer, key, self.host.now())
         self.mark_dirty()
 
@@ -291,10 +318,28 @@ class Engine(ABC):
         if packet.dst_node != self.node_id:
             # The official daemon answers for any node (wire.md 11.2); we do not.
             self.host.packets_misaddressed += 1
+        elif packet.dst_network != BACKBONE and _is_opening(packet):
+            self.host.port_policies.admit(
+                packet.dst_network, packet.dst_port, lambda: self._admit_packet(packet)
+            )
         elif packet.protocol == Protocol.STREAM:
             self.streams.receive_packet(packet, now)
         elif packet.protocol == Protocol.DATAGRAM:
             self.on_datagram(packet)
+
+    def _admit_packet(self, packet: Packet) -> None:
+        """Take a packet that the policy of its network allows, perhaps after a wait."""
+        if self.closed:
+            return
+        if packet.protocol == Protocol.STREAM:
+            self.streams.receive_packet(packet, self.host.now())
+            self.mark_dirty()
+        else:
+            self.on_datagram(packet)
+
+    @abstractmethod
+    def on_peer_found(self, peer: int, address: Endpoint) -> None:
+        """Take note of where a new peer is."""
 
     @abstractmethod
     def on_tunnel_event(self, event: tunnel_events.Event, now: float) -> None:
@@ -307,3 +352,11 @@ class Engine(ABC):
     @abstractmethod
     def on_datagram(self, packet: Packet) -> None:
         """Take a datagram of a peer."""
+
+
+def _is_opening(packet: Packet) -> bool:
+    """Tell whether a packet begins something: a SYN, or any datagram."""
+    if packet.protocol == Protocol.DATAGRAM:
+        return True
+    flags = packet.flags & (Flag.SYN | Flag.ACK)
+    return packet.protocol == Protocol.STREAM and flags == Flag.SYN

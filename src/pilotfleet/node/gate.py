@@ -58,6 +58,18 @@ class Gate:
         key = (agent.node_id, peer)
         return port in REPLY_PORTS and bool(self._contacted.get(key, self._host.now()))
 
+    def admits_now(self, agent: Agent, peer: int) -> bool:
+        """Tell whether ``peer`` may exchange keys with a strict agent.
+
+        A peer that the registry must be asked about is refused for now. It repeats
+        its frame, and then the answer is there.
+        """
+        known = self.answer(agent, peer)
+        if known is None:
+            self.ask(agent, peer, _ignore)
+        key = (agent.node_id, peer)
+        return bool(known or self._contacted.get(key, self._host.now()))
+
     def answer(self, agent: Agent, peer: int) -> bool | None:
         """Tell whether ``peer`` is admitted; None if the registry must be asked."""
         if agent.is_public or peer == agent.node_id or agent.trust.is_trusted(peer):
@@ -102,3 +114,7 @@ class Gate:
         self._answers.put((agent.node_id, peer), admitted, self._host.now() + ttl)
         self.refused += not admitted
         return admitted
+
+
+def _ignore(admitted: bool) -> None:
+    """Take an answer that only the cache needs."""

@@ -17,6 +17,7 @@ from pilotfleet.errors import (
     StorageError,
 )
 from pilotfleet.protocol.identity import SEED_SIZE, Identity
+from pilotfleet.transport.files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,26 +106,6 @@ def save_identity(path: Path, identity: Identity) -> None:
         replace_file(path, identity.to_json())
     except OSError as error:
         raise _storage_error(f"cannot write identity {path}", error) from error
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Replace a file that only this user can read; afterwards it is on the disk.
-
-    Raises:
-        OSError: The disk refuses; the old file is as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 def _load(path: Path) -> Identity:

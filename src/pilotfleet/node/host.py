@@ -29,6 +29,7 @@ from pilotfleet.errors import (
     InvalidArgument,
     PilotError,
 )
+from pilotfleet.node import reports
 from pilotfleet.node.agent import Agent
 from pilotfleet.node.config import DEFAULT_BEACON_PORT, MAX_HOSTED_AGENTS
 from pilotfleet.node.filelimit import require_open_files
@@ -36,9 +37,12 @@ from pilotfleet.node.gate import Gate
 from pilotfleet.node.home import load_or_create_identity, lock_identity, make_folder
 from pilotfleet.node.ipc.server import IpcServer
 from pilotfleet.node.local import local_ipv4_addresses
+from pilotfleet.node.portpolicy import PortPolicies
 from pilotfleet.node.registration import Registrar
+from pilotfleet.node.rotation import KeyRotation
 from pilotfleet.node.routing import Routing
 from pilotfleet.node.supervisor import Supervisor
+from pilotfleet.protocol.services.webhook import Counters
 from pilotfleet.protocol.stream.config import StreamConfig
 from pilotfleet.protocol.stream.state import State
 from pilotfleet.protocol.tunnel.config import TunnelConfig
@@ -56,7 +60,7 @@ if TYPE_CHECKING:
     from pilotfleet.node.engine import Engine
     from pilotfleet.node.ipc.session import IpcSession
     from pilotfleet.node.stream import Stream
-    from pilotfleet.node.trust import TrustService
+    from pilotfleet.node.trust import TrustService, TrustStore
     from pilotfleet.protocol.address import Endpoint
 
 __all__ = ["EventSink", "ExtensionHandler", "Host", "ServiceHandler"]
@@ -96,8 +100,12 @@ class Host:
         self.extensions: dict[str, ExtensionHandler] = {}
         """IPC operations beyond the official ones (ipc 0x80)."""
         self.trust_service: TrustService | None = None
+        self.on_trust_change: Callable[[TrustStore], None] | None = None
+        """Called when a trust list has changed and is to be saved."""
         self.event_sink: EventSink | None = None
         """Called at once with each event; it must not block or raise."""
+        self.webhook_counters: Callable[[Agent], Counters] = _no_webhook
+        """What became of the events that an agent's webhook was to get."""
         self.agents: dict[str, Agent] = {}
         self.by_node: dict[int, Agent] = {}
         self.on_progress: Callable[[int, int], None] = _log_progress
@@ -110,19 +118,27 @@ class Host:
         """Packets for another node than the one that received them."""
         self.random_bytes = os.urandom
         self.rng = random.Random(os.urandom(32))
-        self.tunnel_config = TunnelConfig()
+        self.tunnel_config = TunnelConfig(
+            reply_whitelist=config.reply_whitelist,
+            rekey_whitelist=config.rekey_whitelist,
+        )
         self.stream_config = StreamConfig(
             residence_s=config.time_wait_s,
             max_connections=config.max_connections,
             max_connections_per_port=config.max_connections_per_port,
+            syn_rate=config.syn_rate,
+            syn_whitelist=config.syn_whitelist,
+            idle_timeout_s=config.idle_timeout_s,
         )
         self.receive_buffer = bytearray(RECEIVE_BUFFER_SIZE)
         self.local_addresses: tuple[str, ...] = ()
         self.is_local_registry = False
         self.beacon: Endpoint = ("", 0)
         self.gate = Gate(self)
+        self.port_policies = PortPolicies(self)
         self.routing = Routing(self)
         self.registrar = Registrar(self)
+        self.rotation = KeyRotation(self)
         self._supervisor = Supervisor()
         self._stack = contextlib.AsyncExitStack()
         self._dirty: list[Engine] = []
@@ -185,6 +201,8 @@ class Host:
 
     async def aclose(self, *, drain: bool = True) -> None:
         """Stop everything, in the order of the module's docstring."""
+        if not self.is_draining and self.by_node:
+            reports.shutting_down(self)
         self.is_draining = True
         try:
             if drain:
@@ -317,6 +335,10 @@ def _check(config: HostConfig) -> None:
 def _log_progress(done: int, total: int) -> None:
     if done == total or done % PROGRESS_STEP == 0:
         logger.info("%d of %d agents registered", done, total)
+
+
+def _no_webhook(agent: Agent) -> Counters:
+    return Counters()
 
 
 def _load_identities(specs: list[Any]) -> list[Any]:

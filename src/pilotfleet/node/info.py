@@ -108,9 +108,9 @@ def _network_rows(agent: Agent) -> list[dict[str, Any]] | None:
 
 
 def _counters(agent: Agent) -> dict[str, int]:
-    # The webhook's are of the reference; its client expects them.
+    webhook = agent.host.webhook_counters(agent)
     return {
         "accept_queue_drops": agent.streams.accept_drops,
-        "webhook_queue_dropped": 0,
-        "webhook_circuit_skips": 0,
+        "webhook_queue_dropped": webhook.dropped,
+        "webhook_circuit_skips": webhook.skipped,
     }

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "choose_endpoint",
-    "is_public_ip",
+    "has_address",
+    "is_routable_ip",
+    "local_addresses",
     "local_ipv4_addresses",
     "parse_ip_endpoint",
 ]
 
 _SIOCGIFADDR: Final = 0x8915
 _IFREQ: Final = struct.Struct("256s")
+_GLOBAL_SCOPE: Final = "00"
 _IFREQ_ADDRESS: Final = slice(20, 24)
 
 
@@ -49,18 +52,44 @@ def parse_ip_endpoint(text: str) -> Endpoint:
     return str(mapped or address), port
 
 
-def is_public_ip(host: str) -> bool:
-    """Tell whether the internet could reach ``host``."""
+def is_routable_ip(host: str) -> bool:
+    """Tell whether another machine could reach this one at ``host``.
+
+    Private addresses count: a rendezvous within a company sees nothing else, and the
+    registry replaces those it cannot use (registry.md 6.1).
+    """
     try:
-        return ipaddress.ip_address(host).is_global
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    return not (
+        address.is_loopback
+        or address.is_unspecified
+        or address.is_link_local
+        or address.is_multicast
+    )
+
+
+def has_address(host: str) -> bool:
+    """Tell whether ``host`` is an address of this machine."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return True
 
 
 def local_ipv4_addresses() -> tuple[str, ...]:
     """Return the machine's IPv4 addresses, loopback left out."""
     found = _interface_addresses() or _default_address()
     return tuple(host for host in found if not host.startswith("127."))
+
+
+def local_addresses() -> frozenset[str]:
+    """Return the machine's addresses that others may use, IPv4 and IPv6."""
+    return frozenset((*local_ipv4_addresses(), *_ipv6_addresses()))
 
 
 def choose_endpoint(
@@ -102,6 +131,17 @@ def _interface_addresses() -> list[str]:
             with contextlib.suppress(OSError):
                 reply = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
                 found.append(socket.inet_ntoa(reply[_IFREQ_ADDRESS]))
+    return found
+
+
+def _ipv6_addresses() -> list[str]:
+    """Return the IPv6 addresses of global scope, where the kernel lists them."""
+    found = []
+    with contextlib.suppress(OSError), open("/proc/net/if_inet6") as listed:
+        for line in listed:
+            digits, _, _, scope, *_ = line.split()
+            if scope == _GLOBAL_SCOPE:
+                found.append(str(ipaddress.IPv6Address(bytes.fromhex(digits))))
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from pilotfleet.node import reports
 from pilotfleet.node.stream import Stream
 from pilotfleet.protocol.stream import events as stream_events
 from pilotfleet.protocol.tunnel import events as tunnel_events
@@ -24,8 +25,17 @@ def on_tunnel_event(agent: Agent, event: tunnel_events.Event, now: float) -> Non
             agent.host.routing.path_wanted(agent, peer)
         case tunnel_events.KeyWanted(peer, refresh):
             agent.host.routing.key_wanted(agent, peer, refresh=refresh)
-        case tunnel_events.TunnelEstablished(peer):
+        case tunnel_events.TunnelEstablished(peer, authenticated, relayed, rekeyed):
             agent.streams.tunnel_ready(peer, now)
+            if rekeyed:
+                agent.streams.doubt_peer(peer, now)
+            agent.report(
+                "tunnel.established",
+                peer_node_id=peer,
+                authenticated=authenticated,
+                relay=relayed,
+                rekeyed=rekeyed,
+            )
         case tunnel_events.TunnelFailed(peer, reason):
             agent.streams.tunnel_failed(peer, reason, now)
         case tunnel_events.PongReceived(_, packet):
@@ -37,6 +47,10 @@ def on_tunnel_event(agent: Agent, event: tunnel_events.Event, now: float) -> Non
                 agent.host.trust_service.handshake_waiting(agent)
         case tunnel_events.Reflected(endpoint):
             agent.host.registrar.reflected(agent, endpoint)
+        case tunnel_events.RelayActivated(peer):
+            agent.report("tunnel.relay_activated", peer_node_id=peer)
+        case tunnel_events.ReplayDetected(peer, counter):
+            reports.replayed(agent, peer, counter)
 
 
 def on_stream_event(agent: Agent, event: stream_events.StreamEvent, now: float) -> None:
@@ -52,6 +66,7 @@ def on_stream_event(agent: Agent, event: stream_events.StreamEvent, now: float) 
             connection.segment_size = agent.tunnels.max_payload(
                 connection.remote.address.node
             )
+            reports.accepted(agent, connection)
             _accept(agent, Stream(agent, connection, is_opened=True))
         case stream_events.StreamOpened(connection):
             if isinstance(connection.owner, Stream):
@@ -60,6 +75,8 @@ def on_stream_event(agent: Agent, event: stream_events.StreamEvent, now: float) 
                 )
                 connection.owner.on_opened()
         case stream_events.StreamFailed(connection, reason, refused):
+            if refused:
+                reports.refused(agent, connection)
             if isinstance(connection.owner, Stream):
                 connection.owner.on_failed(reason, refused=refused)
         case stream_events.StreamEnded(connection):
@@ -67,12 +84,15 @@ def on_stream_event(agent: Agent, event: stream_events.StreamEvent, now: float) 
                 connection.owner.on_readable()
                 connection.owner.on_writable()
         case stream_events.StreamClosed(connection, reason):
+            reports.closed(agent, connection, reason)
             if isinstance(connection.owner, Stream):
                 connection.owner.on_closed(reason)
         case stream_events.AdmissionWanted(peer, port):
             _on_admission_wanted(agent, peer, port)
         case stream_events.RelayWanted(peer):
             agent.tunnels.use_relay(peer, now)
+        case stream_events.SynDropped(packet, cause):
+            reports.syn_dropped(agent, packet, cause)
 
 
 def _accept(agent: Agent, stream: Stream) -> None:
@@ -90,6 +110,8 @@ def _accept(agent: Agent, stream: Stream) -> None:
 def _on_admission_wanted(agent: Agent, peer: int, port: int) -> None:
     def admit(allowed: bool) -> None:
         if not agent.closed:
+            if not allowed:
+                reports.syn_rejected(agent, port)
             agent.streams.admit(peer, port=port, allowed=allowed, now=agent.host.now())
             agent.mark_dirty()
 

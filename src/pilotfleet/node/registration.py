@@ -17,8 +17,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.errors import DecodeError, PilotError, RegistryError, Unavailable
-from pilotfleet.node.local import is_public_ip
-from pilotfleet.protocol.address import BACKBONE
+from pilotfleet.node import reports
+from pilotfleet.node.local import has_address, is_routable_ip
+from pilotfleet.node.memberships import SYNC_INTERVAL_S, Memberships
+from pilotfleet.node.presence import keep_mappings, watch_addresses
 from pilotfleet.protocol.registry.endpoints import format_endpoint, parse_endpoint
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
     from pilotfleet.client.registry import Registration
     from pilotfleet.node.agent import Agent
-    from pilotfleet.node.config import NetworkToJoin
     from pilotfleet.node.host import Host
     from pilotfleet.protocol.address import Endpoint
 
@@ -71,10 +72,12 @@ class Membership:
         "failures",
         "is_confirmed",
         "must_register",
+        "observed",
         "pause",
         "reflected",
         "reflection",
         "registrar",
+        "sync_at",
     )
 
     def __init__(self, registrar: Registrar, agent: Agent) -> None:
@@ -85,10 +88,14 @@ class Membership:
         self.must_register = True
         self.is_confirmed = False
         """Whether the second discover was sent."""
+        self.sync_at = 0.0
+        """When the registry is asked again for the agent's networks."""
         self.reflected: Endpoint | None = None
         """Where the beacon last saw the agent."""
         self.advertised: Endpoint | None = None
         """The reflected endpoint that the registry was told, if it was."""
+        self.observed: Endpoint | None = None
+        """What the registry tells those who look for the agent."""
         self.reflection: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
@@ -107,8 +114,10 @@ class Registrar:
         self._members: dict[Agent, Membership] = {}
         self._due: deque[Membership] = deque()
         self._workers = 0
-        self._is_behind_nat = False
-        self._network_ids: dict[str, int] = {}
+        self.is_behind_nat = False
+        """The beacon sees the host at an address that is not its own."""
+        self._seen_at = ""
+        self._memberships = Memberships(host)
         self._down_until = 0.0
         self.registrations = 0
         self.heartbeats = 0
@@ -128,6 +137,8 @@ class Registrar:
         member = self._member(agent)
         await self._learn_endpoint(member)
         await self._register(member)
+        self._host.spawn(keep_mappings(self._host), name="nat mappings")
+        self._host.spawn(watch_addresses(self._host), name="address watch")
 
     async def start_others(
         self, agents: Iterable[Agent], *, on_progress: Callable[[int], None]
@@ -184,11 +195,20 @@ class Registrar:
         member.reflected = endpoint
         if member.reflection is not None and not member.reflection.done():
             member.reflection.set_result(None)
-        # Whoever registered something else, a fixed or a local address, has nothing to
-        # correct.
-        if member.advertised is not None and member.advertised != endpoint:
+        self._note_nat(endpoint[0])
+        # A fixed endpoint, or none, is what the operator wants.
+        is_fixed = agent.spec.advertise is not None or agent.relay_only
+        known = (member.advertised, member.observed)
+        if is_fixed or not agent.registered_at or not is_routable_ip(endpoint[0]):
+            return
+        if endpoint not in known:
             logger.info("agent %s: public endpoint changed", agent.name)
             self.register_again(agent)
+
+    def _note_nat(self, seen_at: str) -> None:
+        if seen_at != self._seen_at and is_routable_ip(seen_at):
+            self._seen_at = seen_at
+            self.is_behind_nat = not has_address(seen_at)
 
     # One agent
 
@@ -214,7 +234,7 @@ class Registrar:
 
     async def _start_one(self, agent: Agent) -> None:
         member = self._member(agent)
-        if self._is_behind_nat:
+        if self.is_behind_nat:
             await self._learn_endpoint(member)
         for _ in range(AGENT_ATTEMPTS):
             try:
@@ -236,7 +256,7 @@ class Registrar:
         host, agent = self._host, member.agent
         if agent.spec.advertise is not None or agent.relay_only:
             return
-        is_first = not self._is_behind_nat
+        is_first = not self.is_behind_nat
         limit = host.config.discover_timeout_s if is_first else NAT_DISCOVER_S
         member.reflection = host.loop.create_future()
         # From the tunnel socket itself: another socket would have another mapping at
@@ -249,14 +269,13 @@ class Registrar:
         except TimeoutError:
             logger.warning("the beacon does not answer; going on without")
         member.reflection = None
-        seen = member.reflected
-        if seen is not None and is_public_ip(seen[0]):
-            self._is_behind_nat = seen[0] not in host.local_addresses
 
     async def _register(self, member: Membership) -> None:
         """Register, then set what the registry has otherwise."""
         agent = member.agent
         config = self._host.config
+        # To the registry, an agent with the wrong key is another node.
+        await self._host.rotation.settle(agent)
         answer = await self._host.registry.register(
             agent.identity,
             self._listen_address(member),
@@ -274,7 +293,7 @@ class Registrar:
         # known as they want to be.
         known = await agent.registry("lookup", node_id=agent.node_id)
         await self._announce(agent, known)
-        await self._join_networks(agent, known)
+        await self._memberships.join(agent, known)
         self._confirm(member)
 
     def _listen_address(self, member: Membership) -> str:
@@ -282,7 +301,7 @@ class Registrar:
         if agent.spec.advertise is not None:
             return format_endpoint(agent.spec.advertise)
         member.advertised = None
-        if member.reflected is not None and is_public_ip(member.reflected[0]):
+        if member.reflected is not None and is_routable_ip(member.reflected[0]):
             member.advertised = member.reflected
             return format_endpoint(member.reflected)
         return format_endpoint(agent.socket.address)
@@ -305,9 +324,10 @@ class Registrar:
             agent.adopt(node)
         self._host.by_node[node] = agent
         try:
-            agent.observed_host = parse_endpoint(answer.observed_addr)[0]
+            member.observed = parse_endpoint(answer.observed_addr)
         except DecodeError:
-            agent.observed_host = ""
+            member.observed = None
+        agent.observed_host = member.observed[0] if member.observed else ""
         if answer.hostname_error:
             logger.info("agent %s: %s", agent.name, answer.hostname_error)
 
@@ -328,7 +348,7 @@ class Registrar:
             agent.tags = tags
 
     async def _set_hostname(self, agent: Agent) -> str:
-        """Set the hostname; an agent whose name is taken goes on without."""
+        """Set the hostname; an agent whose name is taken goes on without, for now."""
         try:
             await agent.registry(
                 "set_hostname", node_id=agent.node_id, hostname=agent.hostname
@@ -338,37 +358,31 @@ class Registrar:
             return ""
         return agent.hostname
 
-    async def _join_networks(self, agent: Agent, known: dict[str, Any]) -> None:
-        listed = known.get("networks")
-        networks = {n for n in listed or () if isinstance(n, int) and n != BACKBONE}
-        for wanted in self._host.config.networks:
-            number = await self._network_id(wanted)
-            if number not in networks:
-                await self._join_network(agent, number, wanted.token)
-                networks.add(number)
-        agent.networks = tuple(sorted(networks))
+    async def _announce_hostname(self, agent: Agent) -> None:
+        """Announce the hostname again, where that can make a difference.
 
-    async def _join_network(self, agent: Agent, network: int, token: str) -> None:
+        1.18.0 does so every minute. Our registry keeps a name that it has given; it
+        is asked again only for one that it refused, which may be free by now.
+        """
+        name = agent.wanted_hostname
+        if not name or (agent.hostname and self._host.registry.extensions):
+            return
         try:
-            await agent.join_network(network, token)
+            await agent.registry("set_hostname", node_id=agent.node_id, hostname=name)
         except RegistryError as error:
-            # The list of networks may be older than the membership.
-            if "already" not in str(error):
-                raise
+            logger.debug("hostname of %s: %s", agent.name, error)
+            return
+        agent.hostname = name
 
-    async def _network_id(self, wanted: NetworkToJoin) -> int:
-        """Return the number of a network that is given by number or name."""
-        if wanted.network.isascii() and wanted.network.isdigit():
-            return int(wanted.network)
-        if wanted.network not in self._network_ids:
-            answer = await self._host.registry.request({"type": "list_networks"})
-            for row in answer.get("networks") or ():
-                if isinstance(row, dict) and isinstance(row.get("id"), int):
-                    self._network_ids[str(row.get("name"))] = row["id"]
+    async def _sync_networks(self, member: Membership) -> None:
+        now = self._host.now()
+        if now < member.sync_at:
+            return
+        member.sync_at = now + SYNC_INTERVAL_S
         try:
-            return self._network_ids[wanted.network]
-        except KeyError:
-            raise RegistryError(f"network {wanted.network!r} not found") from None
+            await self._memberships.sync(member.agent)
+        except RegistryError as error:
+            logger.debug("networks of %s: %s", member.agent.name, error)
 
     def _confirm(self, member: Membership) -> None:
         agent = member.agent
@@ -378,6 +392,10 @@ class Registrar:
         member.must_register = member.is_confirmed = False
         member.failures = 0
         member.pause = REGISTER_PAUSE_S
+        reports.registered(agent, member.advertised, is_first=is_first)
+        # Agents that started together need not ask together.
+        early = self._random(SYNC_INTERVAL_S / 2)
+        member.sync_at = self._host.now() + SYNC_INTERVAL_S - early
         self._schedule(member, SECOND_DISCOVER_S)
         logger.log(
             logging.INFO if agent is self._host.default_agent else logging.DEBUG,
@@ -435,17 +453,20 @@ class Registrar:
 
     async def _heartbeat(self, member: Membership) -> None:
         host, agent = self._host, member.agent
+        # It keeps the NAT's mapping for the beacon open, without which no relayed frame
+        # arrives. First, because the registry can be down while the beacon is not.
+        agent.tunnels.discover(host.now())
+        agent.mark_dirty()
         await agent.registry("heartbeat", node_id=agent.node_id)
         self.heartbeats += 1
         member.failures = 0
         member.pause = REGISTER_PAUSE_S
-        # It keeps the NAT's mapping for the beacon open, without which no relayed frame
-        # arrives.
-        agent.tunnels.discover(host.now())
-        agent.mark_dirty()
+        reports.heartbeat(agent)
         if host.trust_service is not None:
             host.trust_service.keepalive(agent)
         self._schedule_beat(member)
+        await self._announce_hostname(agent)
+        await self._sync_networks(member)
 
     async def _register_again(self, member: Membership) -> None:
         agent = member.agent

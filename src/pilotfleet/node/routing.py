@@ -22,6 +22,7 @@ from pilotfleet.errors import (
     TrustRequired,
 )
 from pilotfleet.node.cache import ExpiringCache
+from pilotfleet.node.hostnamefile import HostnameFile
 from pilotfleet.node.local import choose_endpoint, parse_ip_endpoint
 from pilotfleet.protocol.identity import decode_key_text
 
@@ -44,6 +45,7 @@ BACKOFF_FIRST_S: Final = 1.0
 BACKOFF_MAX_S: Final = 30.0
 MAX_CACHED: Final = 65_536
 MAX_NAMES: Final = 4096
+NAME_FILE: Final = "hostname_cache.json"
 MAX_LAN_ADDRESSES: Final = 16
 
 
@@ -79,9 +81,10 @@ class Routing:
         self._names: ExpiringCache[tuple[int, str], dict[str, Any]] = ExpiringCache(
             MAX_NAMES
         )
+        self._names_on_disk: HostnameFile | None = None
         # Keys are public and the same for everybody, so all agents of the host share
         # them.
-        self._keys: ExpiringCache[int, bytes] = ExpiringCache(MAX_CACHED)
+        self._keys: ExpiringCache[int, tuple[bytes, bool]] = ExpiringCache(MAX_CACHED)
         self._key_questions: dict[int, list[Agent]] = {}
 
     async def find_path(self, agent: Agent, peer: int) -> Path:
@@ -120,6 +123,19 @@ class Routing:
         self._paths.discard((agent.node_id, peer))
         self._failures.discard((agent.node_id, peer))
 
+    def known_key(self, node: int) -> bytes | None:
+        """Return the key that the registry told of ``node`` not long ago."""
+        known = self._keys.get(node, self._host.now())
+        return None if known is None else known[0]
+
+    def keep_key(self, node: int, key: bytes, *, rotated: bool) -> None:
+        """Remember what the registry told of ``node``."""
+        self._keys.put(node, (key, rotated), self._host.now() + KEY_TTL_S)
+
+    def forget_key(self, node: int) -> None:
+        """Ask the registry again for the key of ``node``, which has a new one."""
+        self._keys.discard(node)
+
     async def resolve_hostname(self, agent: Agent, name: str) -> dict[str, Any]:
         """Return the registry's answer for ``name``, at most 60 s old.
 
@@ -130,12 +146,16 @@ class Routing:
         key = (agent.node_id, name)
         answer = self._names.get(key, self._host.now())
         if answer is None:
+            answer = await self._recall(agent, name)
+        if answer is None:
             answer = await agent.registry(
                 "resolve_hostname", hostname=name, requester_id=agent.node_id
             )
             if name != agent.hostname:
                 expires = self._host.now() + RESOLVE_TTL_S
                 self._names.put(key, answer, expires)
+                if agent is self._host.default_agent:
+                    self._name_file(agent).note(name, answer)
         return answer
 
     def path_wanted(self, agent: Agent, peer: int) -> None:
@@ -163,9 +183,10 @@ class Routing:
             agent.set_peer_key(peer, agent.identity.public_key)
             return
         # A fresh look must not be answered from the cache that gave the wrong key.
-        key = None if refresh else self._keys.get(peer, self._host.now())
-        if key is not None:
-            agent.set_peer_key(peer, key)
+        known = None if refresh else self._keys.get(peer, self._host.now())
+        # Neither must an old answer end the trust in a peer that has rotated its key.
+        if known is not None and not agent.trust.contradicts(peer, known[0]):
+            agent.set_peer_key(peer, known[0], rotated=known[1])
             return
         asking = self._key_questions.get(peer)
         if asking is not None:
@@ -174,6 +195,24 @@ class Routing:
             return
         self._key_questions[peer] = [agent]
         self._host.spawn(self._look_up_key(peer), name=f"key of {peer}")
+
+    async def _recall(self, agent: Agent, name: str) -> dict[str, Any] | None:
+        """Return what an earlier run of the daemon was told of ``name``."""
+        if agent is not self._host.default_agent or name == agent.hostname:
+            return None
+        recalled = await self._name_file(agent).recall(name)
+        if recalled is None:
+            return None
+        answer, age = recalled
+        expires = self._host.now() + RESOLVE_TTL_S - age
+        self._names.put((agent.node_id, name), answer, expires)
+        return answer
+
+    def _name_file(self, agent: Agent) -> HostnameFile:
+        if self._names_on_disk is None:
+            path = agent.spec.identity_path.with_name(NAME_FILE)
+            self._names_on_disk = HostnameFile(self._host, path)
+        return self._names_on_disk
 
     async def _answer_path(self, agent: Agent, peer: int) -> None:
         try:
@@ -229,12 +268,14 @@ class Routing:
 
     async def _look_up_key(self, peer: int) -> None:
         key: bytes | None = None
+        rotated = False
         try:
             answer = await self._host.registry.request(
                 {"type": "lookup", "node_id": peer}
             )
             key = decode_key_text(str(answer.get("public_key", "")))
-            self._keys.put(peer, key, self._host.now() + KEY_TTL_S)
+            rotated = bool(answer.get("key_generation"))
+            self.keep_key(peer, key, rotated=rotated)
         except PilotError as error:
             logger.debug("key of node %d: %s", peer, error)
         finally:
@@ -242,7 +283,7 @@ class Routing:
         # Also when it failed: tunnels keep greetings until they have an answer, and no
         # answer is one.
         for agent in agents:
-            agent.set_peer_key(peer, key)
+            agent.set_peer_key(peer, key, rotated=rotated)
 
 
 def registry_failure(what: str, error: PilotError) -> PilotError:

@@ -158,6 +158,10 @@ class TrustStore:
             return True
         return entry.public_key == encode_key_text(public_key)
 
+    def contradicts(self, node: int, public_key: bytes) -> bool:
+        """Tell whether ``node`` is trusted with another key than this."""
+        return node in self.trusted and not self.is_trusted(node, public_key)
+
     def is_revoked(self, node: int, wall: float) -> bool:
         """Tell whether ``node`` was revoked here in the last five minutes."""
         return self._revoked.get(node, 0) > wall
@@ -197,23 +201,32 @@ class TrustStore:
         self.outgoing.pop(node, None)
         self._changed()
 
-    def bind_key(self, node: int, public_key: str) -> bool:
+    def bind_key(self, node: int, public_key: str, *, rotated: bool = False) -> bool:
         """Note the key that a trusted node shows; tell whether it stays trusted.
 
         An entry without a key takes the first one seen. Another key than the
-        bound one ends the trust (trust.md section 3).
+        bound one ends the trust (trust.md section 3), unless the registry says
+        that the node has ``rotated`` its key: for that it has asked the old one.
         """
         entry = self.trusted.get(node)
         if entry is None:
             return False
         if entry.public_key == public_key:
             return True
-        if entry.public_key:
+        if entry.public_key and not rotated:
             del self.trusted[node]
         else:
             self.trusted[node] = replace(entry, public_key=public_key)
         self._changed()
         return node in self.trusted
+
+    def accepted(self, node: int, public_key: str) -> None:
+        """Note that ``node``, which is trusted, says that it trusts us, too."""
+        entry = self.trusted[node]
+        key = public_key or entry.public_key
+        self.outgoing.pop(node, None)
+        self.trusted[node] = replace(entry, public_key=key, mutual=True)
+        self._changed()
 
     def add_pending(
         self,

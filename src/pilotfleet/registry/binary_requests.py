@@ -83,6 +83,7 @@ def _resolve(desk: Desk, payload: bytes, peer: PeerContext) -> tuple[int, bytes]
     _verify(desk, requester, f"resolve:{number}:{target}", request.signature, peer)
     _node(desk, target)
     location = resolve_location(desk, requester, target)
+    desk.note_contact(requester, target)
     reply = ResolveReply(
         target, location.real_addr, location.lan, location.key_age_days
     )

@@ -8,7 +8,9 @@ from pilotfleet.errors import DecodeError
 from pilotfleet.protocol.registry.messages import Reply, Request, text
 from pilotfleet.protocol.registry.signatures import VerificationCache, signed_text
 from pilotfleet.registry.admission import Admission
+from pilotfleet.registry.auditlog import AuditLog
 from pilotfleet.registry.beacons import BeaconDirectory
+from pilotfleet.registry.contacts import Contacts
 from pilotfleet.registry.directory.network_rules import same_secret
 from pilotfleet.registry.directory.refusal import Refused
 
@@ -45,6 +47,8 @@ class Desk:
         self.config = config
         self.clock = clock
         self.signatures = VerificationCache(config.verified_signatures)
+        self.contacts = Contacts()
+        self.audit = AuditLog()
         self.admission = Admission(config)
         self.beacons = BeaconDirectory(config.beacon_addr)
 
@@ -93,6 +97,15 @@ class Desk:
         node = self.directory.node(number)
         self.require_signature(node, request, peer)
         return node
+
+    def note_contact(self, requester: Node, target: int) -> None:
+        """Remember that ``requester``, a private node, went to find ``target``."""
+        peer = self.directory.nodes.get_live(target)
+        if requester.record.public or peer is None or requester.shares_network(peer):
+            return
+        number = requester.record.id
+        if not self.directory.trust.admits(number, target):
+            self.contacts.add(number, target)
 
     def require_role(
         self, network: Network, request: Request, node: int, roles: tuple[str, ...]

@@ -33,7 +33,12 @@ class Location:
 def locate(desk: Desk, requester: Node, target: Node) -> Location | None:
     """Return where ``target`` is, or None when ``requester`` may not know."""
     if not may_reach(desk.directory, requester, target):
-        return None
+        # One that went to find the asker, and that the asker trusts, has shown it to
+        # the asker already.
+        one, other = target.record.id, requester.record.id
+        is_known = desk.directory.trust.admits(other, one)
+        if not (is_known and desk.contacts.has(one, other)):
+            return None
     return Location(desk, target)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pilotfleet.registry.store.base import Store
     from pilotfleet.transport.clock import Clock
 
-__all__ = ["Addresses", "Rendezvous", "RendezvousConfig"]
+__all__ = ["WILDCARDS", "Addresses", "Rendezvous", "RendezvousConfig"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class RendezvousConfig:
     advertised_beacon: Endpoint | None = None
     """Where nodes reach the beacon, if not where it listens."""
     tls: ssl.SSLContext | None = None
+    """The registry speaks TLS with it; HTTP stays plain."""
     service: ServiceConfig = field(default_factory=ServiceConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     limits: BeaconConfig = field(default_factory=BeaconConfig)

@@ -8,10 +8,13 @@ import errno
 import itertools
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from pilotfleet.errors import AlreadyExists, Closed, TimedOut, Unavailable
+from pilotfleet.protocol.registry.binary import BinaryType, encode_error
 from pilotfleet.protocol.registry.framing import MAX_MESSAGE
+from pilotfleet.protocol.registry.messages import error_reply
 from pilotfleet.registry.context import PeerContext
 from pilotfleet.registry.limits import RateLimit
 from pilotfleet.registry.metrics import ServerStats
@@ -21,6 +24,7 @@ from pilotfleet.registry.session import (
     RequestHandler,
     Session,
 )
+from pilotfleet.transport.tlsport import TlsPort
 
 if TYPE_CHECKING:
     import ssl
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
     from pilotfleet.protocol.address import Endpoint
     from pilotfleet.transport.framed import FramedConnection
 
-__all__ = ["RegistryServer", "ServerConfig"]
+__all__ = ["PlainClients", "RegistryServer", "ServerConfig"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +42,24 @@ SWEEP_INTERVAL_S: Final = 5.0
 TLS_HANDSHAKE_S: Final = 10.0
 CLOSE_S: Final = 1.0
 """How long a shutdown waits for the last replies to leave."""
+TLS_ONLY: Final = (
+    "this registry requires TLS: use -registry-tls with -registry-trust and"
+    " -registry-fingerprint"
+)
+
+
+class PlainClients(StrEnum):
+    """Who may do without TLS on a port that offers it.
+
+    The first byte of a connection tells which it is. The official ``pilotctl``
+    1.18.0 never uses TLS for the requests that it sends to the registry itself.
+    """
+
+    NONE = "none"
+    """Each request of a plain client is answered with an error."""
+    LOOPBACK = "loopback"
+    """Programs on this machine, or behind a proxy on it."""
+    ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +81,8 @@ class ServerConfig:
     """Above it, the connections of an address are read more slowly. A whole
     fleet may share one address, so this is no means against abuse by one
     agent. None: no limit."""
+    plain_clients: PlainClients = PlainClients.NONE
+    """Who may do without TLS where the server has a certificate."""
 
 
 class RegistryServer:
@@ -87,7 +111,7 @@ class RegistryServer:
         self._empty = asyncio.Event()
         self._empty.set()
         self._numbers = itertools.count(1)
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | TlsPort | None = None
         self._is_stopping = False
         self._sweeper: asyncio.TimerHandle | None = None
         self.stats = ServerStats()
@@ -95,6 +119,8 @@ class RegistryServer:
     @property
     def address(self) -> Endpoint:
         """Where the server listens."""
+        if isinstance(self._server, TlsPort):
+            return self._server.address
         if self._server is None or not self._server.sockets:
             return self._bind
         host, port = self._server.sockets[0].getsockname()[:2]
@@ -112,17 +138,9 @@ class RegistryServer:
             AlreadyExists: Somebody else has the port.
             Unavailable: The system refuses the address.
         """
-        host, port = self._bind
         loop = asyncio.get_running_loop()
         try:
-            self._server = await loop.create_server(
-                self._accept,
-                host or None,
-                port,
-                backlog=BACKLOG,
-                ssl=self._tls,
-                ssl_handshake_timeout=TLS_HANDSHAKE_S if self._tls else None,
-            )
+            self._server = await self._listen()
         except OSError as error:
             raise _listen_error(error, self._bind) from error
         self._sweeper = loop.call_later(SWEEP_INTERVAL_S, self._sweep)
@@ -138,6 +156,8 @@ class RegistryServer:
         assert self._server is not None
         self._is_stopping = True
         self._server.close()
+        if isinstance(self._server, TlsPort):
+            await self._server.wait_closed()
         if self._sweeper is not None:
             self._sweeper.cancel()
         for session in self._sessions:
@@ -152,13 +172,32 @@ class RegistryServer:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._close_connections()
 
-    def _accept(self) -> asyncio.BaseProtocol:
+    async def _listen(self) -> asyncio.Server | TlsPort:
+        host, port = self._bind
+        if self._tls is None:
+            loop = asyncio.get_running_loop()
+            return await loop.create_server(
+                self._accept, host or None, port, backlog=BACKLOG
+            )
+        tls_port = TlsPort(
+            self._tls,
+            make=self._accept,
+            make_plain=lambda: self._accept(is_plain=True),
+            handshake_s=TLS_HANDSHAKE_S,
+        )
+        await tls_port.open(host, port, backlog=BACKLOG)
+        return tls_port
+
+    def _accept(self, *, is_plain: bool = False) -> asyncio.BaseProtocol:
         if len(self._sessions) >= self._config.max_connections:
             self.stats.connections_refused += 1
             return _Refusal()
         config = self._config
+        handler = self._handler
+        if is_plain and config.plain_clients is not PlainClients.ALL:
+            handler = _PlainGate(handler, config.plain_clients)
         session = Session(
-            self._handler,
+            handler,
             RequestDecoder(config.max_message_bytes, self._budget),
             stats=self.stats,
             limit=self._limit,
@@ -213,6 +252,33 @@ class RegistryServer:
                 await self._empty.wait()
         for session in list(self._sessions):
             session.connection.abort(Closed("the registry stops"))
+
+
+class _PlainGate:
+    """Tells clients that should have used TLS so, in their own protocol."""
+
+    __slots__ = ("_allowed", "_handler")
+
+    def __init__(self, handler: RequestHandler, allowed: PlainClients) -> None:
+        self._handler = handler
+        self._allowed = allowed
+
+    async def handle(
+        self, request: dict[str, Any], peer: PeerContext
+    ) -> dict[str, Any]:
+        if not self._admits(peer):
+            return error_reply(TLS_ONLY)
+        return await self._handler.handle(request, peer)
+
+    async def handle_binary(
+        self, kind: int, payload: bytes, peer: PeerContext
+    ) -> tuple[int, bytes]:
+        if not self._admits(peer):
+            return BinaryType.ERROR, encode_error(TLS_ONLY)
+        return await self._handler.handle_binary(kind, payload, peer)
+
+    def _admits(self, peer: PeerContext) -> bool:
+        return self._allowed is PlainClients.LOOPBACK and peer.is_local
 
 
 class _Refusal(asyncio.Protocol):

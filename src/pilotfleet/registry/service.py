@@ -25,6 +25,7 @@ from pilotfleet.registry.directory.decision import Decision
 from pilotfleet.registry.directory.refusal import Refused
 from pilotfleet.registry.handlers import (
     administration,
+    enterprise,
     keys,
     listing,
     members,
@@ -54,7 +55,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-EXTENSIONS: Final = ("pipeline", "search")
+EXTENSIONS: Final = ("pipeline", "search", "mailbox-ack")
 """What this registry offers beyond the official one; told at registration."""
 MAX_TYPE_SHOWN: Final = 64
 WATCH_RETRY_S: Final = 1.0
@@ -68,6 +69,7 @@ _HANDLERS: Final[dict[str, Handler]] = {
     **members.HANDLERS,
     **listing.HANDLERS,
     **administration.HANDLERS,
+    **enterprise.HANDLERS,
 }
 
 MESSAGE_TYPES: Final = frozenset(_HANDLERS)
@@ -215,6 +217,7 @@ class RegistryService:
             decision.reply["extensions"] = list(EXTENSIONS)
         for node in decision.notify:
             self._notify(node)
+        self._desk.audit.note(request, decision.reply, self._clock.wall())
         return decision.reply
 
     async def _watch(self) -> None:

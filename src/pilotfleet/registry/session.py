@@ -50,6 +50,8 @@ BATCH: Final = 64
 FREE_BYTES: Final = 64 * 1024
 """What every connection may buffer, even if the common budget is used up."""
 MAX_DELAY_S: Final = 1.0
+TLS_START: Final = b"\x16\x03"
+"""A TLS handshake; as the length of a message it would be far too much."""
 UNKNOWN_TYPE: Final = "unknown message type"
 OTHER: Final = "other"
 QUICK: Final = frozenset(
@@ -151,6 +153,8 @@ class RequestDecoder:
             return b""
         self.start = None
         if not is_binary_preamble(start):
+            if start.startswith(TLS_START):
+                raise DecodeError("a client with TLS at a registry without; see --tls")
             return start
         self.is_binary = True
         self.version = start[4]

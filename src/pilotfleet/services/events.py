@@ -141,6 +141,11 @@ class EventBroker:
                         self._deliver(agent, event, source=session)
                     else:
                         self.rate_limited += 1
+                        agent.report(
+                            "pubsub.rate_limited",
+                            topic=event.topic,
+                            **{"from": str(session.stream.remote)},
+                        )
         except PilotError as error:
             # A frame that breaks the protocol ends the connection without an
             # answer (services.md 5.3), like a connection that breaks.
@@ -158,6 +163,8 @@ class EventBroker:
             return
         topics = self._topics.setdefault(agent.node_id, TopicTrie())
         topics.add(event.topic, session)
+        remote = str(session.stream.remote)
+        agent.report("pubsub.subscribed", topic=event.topic, remote=remote)
         since = decode_since(event.payload)
         log = self._logs.get(agent.node_id)
         if since is None or log is None:
@@ -173,6 +180,9 @@ class EventBroker:
         if topics is None or session.topic is None:
             return
         topics.remove(session.topic, session)
+        if session.topic != PUBLISHER_TOPIC:
+            remote = str(session.stream.remote)
+            agent.report("pubsub.unsubscribed", topic=session.topic, remote=remote)
         if not topics:
             del self._topics[agent.node_id]
 
@@ -182,6 +192,8 @@ class EventBroker:
         """Give one publication to the log and to all subscribers but its source."""
         if event.topic == GOVERNED_TOPIC:
             return
+        if self._host.event_sink is not None:
+            self._report_published(agent, event, source)
         log = self._logs.get(agent.node_id)
         if log is not None:
             log.append(event, self._wall())
@@ -193,6 +205,20 @@ class EventBroker:
             if session is not source:
                 session.queue(frame)
                 self.delivered += 1
+
+    def _report_published(
+        self, agent: BrokerAgent, event: Event, source: _Session | None
+    ) -> None:
+        # Without a connection there is no port: published in this process.
+        remote = (
+            str(source.stream.remote)
+            if source is not None
+            else f"{Address(BACKBONE, agent.node_id)}:0"
+        )
+        size = len(event.payload)
+        agent.report(
+            "pubsub.published", topic=event.topic, size=size, **{"from": remote}
+        )
 
     def _bucket_for(self, agent: BrokerAgent, stream: BrokerStream) -> TokenBucket:
         node = stream.remote.address.node

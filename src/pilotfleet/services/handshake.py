@@ -22,6 +22,7 @@ from pilotfleet.errors import (
     NotFound,
     PilotError,
 )
+from pilotfleet.node.memberships import networks_of
 from pilotfleet.node.trustfile import TrustWriter
 from pilotfleet.protocol.services.handshake import (
     HANDSHAKE_PORT,
@@ -78,6 +79,7 @@ class HandshakeService:
         """Serve the host; called before it is entered."""
         self._host.services[HANDSHAKE_PORT] = self.handle
         self._host.trust_service = self
+        self._host.on_trust_change = self._writer.changed
 
     async def aclose(self) -> None:
         """Save what is not saved yet."""
@@ -107,7 +109,7 @@ class HandshakeService:
             raise
         finally:
             self._requesting.discard((agent, node))
-        self._mail.box(agent).expect(self._host.now())
+        self._mail.box(agent).expect(node, self._host.now())
         return "sent"
 
     async def approve(self, agent: Agent, node: int) -> None:
@@ -117,6 +119,7 @@ class HandshakeService:
         entry = store.live_pending(self._host.wall()).get(node)
         if entry is None:
             return
+        agent.report("handshake.approved", peer_node_id=node)
         await self._grant(
             agent, node, public_key=entry.public_key, mutual=False, reason="approved"
         )
@@ -132,6 +135,7 @@ class HandshakeService:
         store = self._store(agent)
         if store.drop_pending(node) is None:
             return
+        agent.report("handshake.rejected", peer_node_id=node, reason=reason)
         await self._writer.flush(store)
         await self._messenger.respond(agent, node, accept=False)
         self._spawn(self._messenger.reject(agent, node, reason), agent, node)
@@ -147,7 +151,8 @@ class HandshakeService:
         await self._writer.flush(store)
         if not was_trusted:
             raise NotFound(f"node {node} was not trusted")
-        self._changed(agent, node, "revoked", "by us")
+        agent.report("trust.revoked", peer_node_id=node)
+        self._changed(agent, node, "revoked", "local")
         # The notice needs the tunnel, and the pair to resolve the peer.
         try:
             async with asyncio.timeout(REVOKE_TIMEOUT_S):
@@ -228,7 +233,7 @@ class HandshakeService:
         if message.type == Kind.REQUEST and not message.public_key:
             raise DecodeError("request without a key")
         is_own = message.node_id == source
-        is_bound = await self._check_key(agent, message)
+        known = await self._check_key(agent, message)
         if not is_own:
             if message.type != Kind.REQUEST:
                 raise DecodeError(f"{message.type} for node {message.node_id}")
@@ -239,100 +244,129 @@ class HandshakeService:
                 raise DecodeError("repeated message")
         match message.type:
             case Kind.REQUEST:
-                await self._on_request(agent, message, source, is_bound=is_bound)
+                await self._on_request(agent, message, source, known)
             case Kind.ACCEPT:
-                await self._on_accept(agent, message, is_bound=is_bound)
+                await self._on_accept(agent, message, known)
             case Kind.REJECT:
                 await self._on_reject(agent, message.node_id)
             case Kind.REVOKE:
                 await self._on_revoke(agent, message.node_id)
 
-    async def _check_key(self, agent: Agent, message: HandshakeMessage) -> bool:
-        """Check key and signature; tell whether the key is bound."""
+    async def _check_key(
+        self, agent: Agent, message: HandshakeMessage
+    ) -> dict[str, Any] | None:
+        """Check key and signature; return the registry's record if the key is bound."""
         if not message.public_key:
-            return False
-        known = await self._known_key(message.node_id)
-        if known and known != message.public_key:
+            return None
+        known = await self._lookup(message.node_id)
+        key = known.get("public_key") if known is not None else None
+        if key and key != message.public_key:
             raise DecodeError(f"node {message.node_id} has another key")
         if not is_signed_by(message, message.public_key, agent.node_id):
             raise DecodeError("signature verification failed")
-        return bool(known)
+        return known if key else None
 
-    async def _known_key(self, node: int) -> str:
-        """Return the key that the registry has of ``node``, or nothing."""
+    async def _lookup(self, node: int) -> dict[str, Any] | None:
+        """Return what the registry says of ``node``; None if it does not answer."""
         try:
-            record = await self._lookup(node)
+            return await self._host.registry.request(
+                {"type": "lookup", "node_id": node}
+            )
         except PilotError as error:
             logger.debug("lookup of %d: %s", node, error)
-            return ""
-        key = record.get("public_key")
-        return key if isinstance(key, str) else ""
-
-    async def _lookup(self, node: int) -> dict[str, Any]:
-        return await self._host.registry.request({"type": "lookup", "node_id": node})
+            return None
 
     async def _on_request(
-        self, agent: Agent, message: HandshakeMessage, source: int, *, is_bound: bool
+        self,
+        agent: Agent,
+        message: HandshakeMessage,
+        source: int,
+        known: dict[str, Any] | None,
     ) -> None:
         store, node, key = self._store(agent), message.node_id, message.public_key
-        if is_bound and store.is_trusted(node) and store.bind_key(node, key):
+        told = {"peer_node_id": node, "justification": message.justification}
+        agent.report("handshake.received", **told)
+        if self._shows_trusted_key(store, message, known):
             await self._writer.flush(store)
             await self._messenger.accept(agent, node)
             return
-        granted = await self._automatic(agent, node, is_bound=is_bound)
+        granted = await self._automatic(agent, node, known)
         if granted is not None:
+            _report_automatic(agent, node, granted["reason"])
             await self._grant(agent, node, public_key=key, **granted)
             await self._messenger.report_trust(agent, node)
             await self._messenger.accept(agent, node)
             return
-        store.add_pending(
+        is_kept = store.add_pending(
             node,
             public_key=key,
             justification=message.justification,
             source=source,
             wall=self._host.wall(),
         )
+        if not is_kept:
+            logger.warning("agent %s: no room for the request of %d", agent.name, node)
+            return
         logger.info("agent %s: node %d asks for trust", agent.name, node)
+        agent.report("handshake.pending", **told)
         await self._writer.flush(store)
 
+    def _shows_trusted_key(
+        self,
+        store: TrustStore,
+        message: HandshakeMessage,
+        known: dict[str, Any] | None,
+    ) -> bool:
+        """Tell whether a trusted node has sent ``message``; note its key."""
+        entry = store.trusted.get(message.node_id)
+        if entry is None:
+            return False
+        if known is None:
+            return bool(entry.public_key) and entry.public_key == message.public_key
+        rotated = bool(known.get("key_generation"))
+        return store.bind_key(message.node_id, message.public_key, rotated=rotated)
+
     async def _automatic(
-        self, agent: Agent, node: int, *, is_bound: bool
+        self, agent: Agent, node: int, known: dict[str, Any] | None
     ) -> dict[str, Any] | None:
-        """Return with what a request is granted without a person, if it is."""
-        if is_bound and self._store(agent).is_asked(node, self._host.wall()):
-            return {"mutual": True, "reason": "mutual"}
-        if is_bound and (network := await self._shared_network(agent, node)):
-            return {"mutual": False, "network": network, "reason": "same_network"}
+        """Return with what a request is granted without a person, if it is.
+
+        ``known`` is the registry's record of the node; None if its key is not bound.
+        """
+        if known is not None:
+            if self._store(agent).is_asked(node, self._host.wall()):
+                return {"mutual": True, "reason": "mutual"}
+            if network := await self._shared_network(agent, known):
+                return {"mutual": False, "network": network, "reason": "same_network"}
         if self._host.config.trust_auto_approve:
             return {"mutual": False, "reason": "auto_approve"}
         return None
 
-    async def _shared_network(self, agent: Agent, node: int) -> int:
-        if not agent.networks:
+    async def _shared_network(self, agent: Agent, known: dict[str, Any]) -> int:
+        """Return a network that the agent and a node are in, as the registry says."""
+        theirs = networks_of(known)
+        if not theirs:
             return 0
-        try:
-            networks = (await self._lookup(node)).get("networks")
-        except PilotError:
-            return 0
-        theirs = networks if isinstance(networks, list) else ()
-        return min((n for n in agent.networks if n in theirs), default=0)
+        # Not what we believe: others can add and remove members.
+        own = await self._lookup(agent.node_id)
+        return min(theirs.intersection(networks_of(own or {})), default=0)
 
     async def _on_accept(
-        self, agent: Agent, message: HandshakeMessage, *, is_bound: bool
+        self, agent: Agent, message: HandshakeMessage, known: dict[str, Any] | None
     ) -> None:
         store, node = self._store(agent), message.node_id
         wall = self._host.wall()
         if store.is_revoked(node, wall):
             return
         if store.is_trusted(node):
-            if is_bound:
-                store.bind_key(node, message.public_key)
-                await self._writer.flush(store)
+            if not message.public_key or self._shows_trusted_key(store, message, known):
+                store.accepted(node, message.public_key if known is not None else "")
+            await self._writer.flush(store)
             return
         if not store.is_asked(node, wall):
             return
         key = message.public_key
-        await self._grant(agent, node, public_key=key, mutual=True, reason="accepted")
+        await self._grant(agent, node, public_key=key, mutual=True, reason="")
         await self._messenger.report_trust(agent, node)
 
     async def _on_reject(self, agent: Agent, node: int) -> None:
@@ -347,7 +381,8 @@ class HandshakeService:
         await self._writer.flush(store)
         self._drop_tunnel(agent, node)
         if was_trusted:
-            self._changed(agent, node, "revoked", "by the peer")
+            agent.report("trust.revoked_by_peer", peer_node_id=node)
+            self._changed(agent, node, "revoked", "by_peer")
             await self._messenger.revoke_trust(agent, node)
 
     # What waited at the registry
@@ -374,7 +409,9 @@ class HandshakeService:
                 )
         await self._writer.flush(store)
         for node in accepted:
-            self._granted(agent, node, "accepted")
+            self._granted(agent, node, "")
+            # Our own consent too: a request that went directly left no trace there.
+            await self._messenger.report_trust(agent, node)
             await self._fetch_key(agent, node)
         for row in requests:
             await self._act_on_request(agent, row["from_node_id"])
@@ -400,29 +437,32 @@ class HandshakeService:
         """
         store = self._store(agent)
         if not store.is_trusted(node):
-            granted = await self._automatic(agent, node, is_bound=True)
+            granted = await self._automatic(agent, node, await self._lookup(node) or {})
             if granted is None:
                 logger.info("agent %s: node %d asks for trust", agent.name, node)
                 return
+            # As in 1.18.0, a mutual approval by relay is told to nobody.
+            reason = granted.pop("reason")
+            if reason != "mutual":
+                _report_automatic(agent, node, reason)
+                granted["reason"] = f"{reason}_relayed"
             await self._grant(agent, node, public_key="", **granted)
             await self._fetch_key(agent, node)
         await self._messenger.respond(agent, node, accept=True)
         await self._messenger.report_trust(agent, node)
 
     async def _fetch_key(self, agent: Agent, node: int) -> None:
-        key = await self._known_key(node)
+        known = await self._lookup(node)
         store = self._store(agent)
-        if key and store.is_trusted(node):
-            store.bind_key(node, key)
+        if known is not None and store.is_trusted(node):
+            rotated = bool(known.get("key_generation"))
+            store.bind_key(node, str(known.get("public_key") or ""), rotated=rotated)
             await self._writer.flush(store)
 
     # Private
 
     def _store(self, agent: Agent) -> TrustStore:
-        store = agent.trust
-        if store.on_change is None:
-            store.on_change = self._writer.changed
-        return store
+        return agent.trust
 
     async def _grant(
         self,
@@ -431,10 +471,14 @@ class HandshakeService:
         *,
         public_key: str,
         mutual: bool,
-        reason: str,
+        reason: str = "",
         network: int = 0,
     ) -> None:
-        """Trust ``node``; on return it is on disk."""
+        """Trust ``node``; on return it is on disk.
+
+        Nobody is told of a change without a reason: the peer's answer to our own
+        request is none to 1.18.0.
+        """
         store = self._store(agent)
         store.trust(
             node,
@@ -456,8 +500,11 @@ class HandshakeService:
         self._host.gate.forget(agent, node)
         self._host.routing.forget_path(agent, node)
         logger.info(
-            "agent %s: trust of node %d %s (%s)", agent.name, node, state, reason
+            "agent %s: trust of node %d %s (%s)",
+            *(agent.name, node, state, reason or "accepted"),
         )
+        if reason:
+            agent.report("trust.changed", peer_node_id=node, state=state, reason=reason)
         for listener in self.on_change:
             listener(agent, node, state, reason)
 
@@ -485,6 +532,10 @@ class HandshakeService:
 
     def _spawn(self, work: Any, agent: Agent, node: int) -> None:
         self._host.spawn(work, name=f"handshake of {agent.name} with {node}")
+
+
+def _report_automatic(agent: Agent, node: int, reason: str) -> None:
+    agent.report("handshake.auto_approved", peer_node_id=node, reason=reason)
 
 
 async def _read_message(stream: Stream) -> HandshakeMessage:

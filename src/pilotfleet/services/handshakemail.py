@@ -1,7 +1,10 @@
 """When agents look for handshakes that wait at the registry (trust.md section 5).
 
-Looking empties the box there. So a poll is a task of the host, which no caller's
-impatience cancels, and what it brings is saved before anything is done with it.
+The official way to look empties the box there. So a poll is a task of the host,
+which no caller's impatience cancels, and what it brings is saved before anything is
+done with it. A registry that has the extension ``mailbox-ack`` keeps its box until
+we say that we have saved and done it all; what a crash leaves is brought again, and
+everything here bears being done twice.
 
 An agent that was never polled has no state here, and none has a timer of its own:
 the deadlines of agents that expect an answer are at the host's wheel.
@@ -13,7 +16,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from pilotfleet.errors import PilotError
+from pilotfleet.errors import PilotError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,10 +33,15 @@ POLL_INTERVAL_S: Final = 2.0
 """Never two polls of one agent within this time."""
 EXPECT_S: Final = 120.0
 """How long polls follow each other after a request was sent."""
+MAX_EXPECTED: Final = 64
+"""Peers whose answers are polled for; of more, the keepalive's poll will do."""
 CALLER_WAIT_S: Final = 3.0
 """How long a local command waits for a poll."""
 POKES: Final = 3
 POKE_REFILL_S: Final = 5.0
+
+MAILBOX_ACK: Final = "mailbox-ack"
+"""The extension, as the registry names it."""
 
 
 class Mailbox:
@@ -41,7 +49,8 @@ class Mailbox:
 
     __slots__ = (
         "_agent",
-        "_expect_until",
+        "_expected",
+        "_is_stale",
         "_last",
         "_poke_at",
         "_pokes",
@@ -53,7 +62,8 @@ class Mailbox:
         self._room = room
         self._agent = agent
         self._last = float("-inf")
-        self._expect_until = float("-inf")
+        self._expected: dict[int, float] = {}
+        self._is_stale = False
         self._pokes = float(POKES)
         self._poke_at = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -75,13 +85,18 @@ class Mailbox:
         if self._pokes < 1.0:
             return
         self._pokes -= 1.0
-        if self.poll(now) is None:
-            # What it told of may have come after the poll that just was.
+        if self._task is not None:
+            # The registry may have answered it before what the beacon tells of came.
+            self._is_stale = True
+        elif self.poll(now) is None:
             self._schedule(self._last + POLL_INTERVAL_S)
 
-    def expect(self, now: float) -> None:
-        """Poll again and again for a while: a request was sent."""
-        self._expect_until = now + EXPECT_S
+    def expect(self, node: int, now: float) -> None:
+        """Poll again and again for a while: ``node`` was asked for trust."""
+        self._expected.pop(node, None)
+        if len(self._expected) >= MAX_EXPECTED:
+            del self._expected[next(iter(self._expected))]
+        self._expected[node] = now + EXPECT_S
         self._schedule(now + POLL_INTERVAL_S)
 
     def handle_timer(self, now: float) -> None:
@@ -89,7 +104,13 @@ class Mailbox:
         if self._agent.closed:
             return
         self.poll(now)
-        if now < self._expect_until and self._agent.trust.outgoing:
+        outgoing = self._agent.trust.outgoing
+        self._expected = {
+            node: until
+            for node, until in self._expected.items()
+            if until > now and node in outgoing
+        }
+        if self._expected:
             self._schedule(now + POLL_INTERVAL_S)
 
     def _schedule(self, deadline: float) -> None:
@@ -100,6 +121,9 @@ class Mailbox:
             await self._room.fetch(self._agent)
         finally:
             self._task = None
+            if self._is_stale:
+                self._is_stale = False
+                self._schedule(self._last + POLL_INTERVAL_S)
 
 
 class Mailroom:
@@ -126,15 +150,29 @@ class Mailroom:
             await asyncio.wait([task], timeout=CALLER_WAIT_S)
 
     async def fetch(self, agent: Agent) -> None:
-        """Empty the agent's box at the registry and hand the contents on."""
+        """Take what waits for the agent and hand it on.
+
+        It leaves the registry when it has been seen to: an exception of who sees to
+        it, as for a full disk, leaves it there.
+        """
+        keep = MAILBOX_ACK in self.host.registry.extensions
+        # An official registry, which would empty the box all the same, is not asked.
+        fields = {"keep": True} if keep else {}
         try:
-            answer = await agent.registry("poll_handshakes", node_id=agent.node_id)
+            answer = await agent.registry(
+                "poll_handshakes", node_id=agent.node_id, **fields
+            )
+            requests, responses = _rows(answer, "requests"), _rows(answer, "responses")
+            if not requests and not responses:
+                return
+            await self._on_mail(agent, requests, responses)
+            if keep:
+                ids = [str(row.get("id")) for row in (*requests, *responses)]
+                await agent.registry("ack_handshakes", node_id=agent.node_id, ids=ids)
+        except StorageError as error:
+            logger.warning("handshakes of agent %s are not kept: %s", agent.name, error)
         except PilotError as error:
             logger.debug("poll_handshakes of %d: %s", agent.node_id, error)
-            return
-        requests, responses = _rows(answer, "requests"), _rows(answer, "responses")
-        if requests or responses:
-            await self._on_mail(agent, requests, responses)
 
 
 _Rows = list[dict[str, Any]]

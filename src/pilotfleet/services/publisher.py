@@ -77,6 +77,9 @@ class BrokerAgent(Protocol):
     def node_id(self) -> int:
         """Its number in the registry."""
 
+    def report(self, event: str, /, **data: Any) -> None:
+        """Tell the agent's webhook what happened."""
+
     async def dial(self, remote: SocketAddress) -> BrokerStream:
         """Connect to a peer."""
 
@@ -94,6 +97,10 @@ class BrokerHost(Protocol):
     @property
     def agents(self) -> Mapping[str, Any]:
         """The hosted agents by name."""
+
+    @property
+    def event_sink(self) -> object | None:
+        """Whether any agent has a webhook; none costs nothing."""
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> Any:
         """Run a coroutine that the host owns."""

@@ -8,23 +8,12 @@ costs a transport and this object: no task, no timer, no buffer.
 from __future__ import annotations
 
 import asyncio
-import datetime
-import hashlib
-import ipaddress
 import socket
 import ssl
-import tempfile
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, cast
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from pilotfleet.errors import (
     Closed,
-    ConfigError,
     ConnectionFailed,
     ConnectionRefused,
     ConnectionReset,
@@ -32,6 +21,7 @@ from pilotfleet.errors import (
     PilotError,
     TimedOut,
 )
+from pilotfleet.transport.tls import check_fingerprint, explain_tls_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,16 +31,11 @@ if TYPE_CHECKING:
 __all__ = [
     "FrameDecoder",
     "FramedConnection",
-    "ServerTls",
-    "TlsConfig",
-    "client_tls_context",
     "connect_framed",
-    "server_tls",
 ]
 
 WRITE_HIGH_WATER: Final = 256 * 1024
 """Bytes in the write buffer above which ``drain`` waits."""
-CERTIFICATE_DAYS: Final = 365
 
 
 class FrameDecoder(Protocol):
@@ -214,7 +199,8 @@ async def connect_framed(
 
     Raises:
         ConnectionRefused: Nothing listens there.
-        ConnectionFailed: Any other reason, wrong certificates included.
+        CertificateRefused: The other side's certificate is not trusted.
+        ConnectionFailed: Any other reason.
     """
     host, port = endpoint
     loop = asyncio.get_running_loop()
@@ -225,122 +211,17 @@ async def connect_framed(
         raise ConnectionRefused(f"nothing listens at {name}") from None
     except TimeoutError:
         raise TimedOut(f"no answer from {name}") from None
-    except (OSError, ssl.SSLError, UnicodeError) as error:
+    except (ssl.SSLError, ConnectionError) as error:
+        if tls is None:
+            raise ConnectionFailed(f"cannot connect to {name}: {error}") from error
+        raise explain_tls_error(error, name) from error
+    except (OSError, UnicodeError) as error:
         raise ConnectionFailed(f"cannot connect to {name}: {error}") from error
     if fingerprint is not None:
+        session = cast("ssl.SSLObject", transport.get_extra_info("ssl_object"))
         try:
-            _check_fingerprint(transport, fingerprint, name)
+            check_fingerprint(session.getpeercert(binary_form=True), fingerprint, name)
         except ConnectionFailed:
             transport.abort()
             raise
     return connection
-
-
-@dataclass(frozen=True, slots=True)
-class TlsConfig:
-    """How a client checks the server (registry.md section 2.5)."""
-
-    fingerprint: str | None = None
-    """Lower-case hex SHA-256 of the server's certificate; nothing else is
-    checked then. None: the usual check against trusted authorities."""
-    authorities: Path | None = None
-    """File of the authorities to trust instead of the system's."""
-
-
-def client_tls_context(config: TlsConfig) -> ssl.SSLContext:
-    """Return the context for a client.
-
-    Raises:
-        ConfigError: The authorities cannot be read.
-    """
-    try:
-        context = ssl.create_default_context(cafile=config.authorities)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"cannot read {config.authorities}: {error}") from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    if config.fingerprint is not None:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-@dataclass(frozen=True, slots=True)
-class ServerTls:
-    """How a server proves itself."""
-
-    context: ssl.SSLContext
-    fingerprint: str
-    """What clients pin: lower-case hex SHA-256 of the certificate."""
-
-
-def server_tls(certificate: Path | None = None, key: Path | None = None) -> ServerTls:
-    """Return the context for a server, with a new certificate if none is given.
-
-    Raises:
-        ConfigError: The files cannot be read or do not belong together.
-    """
-    if (certificate is None) != (key is None):
-        raise ConfigError("a TLS certificate and its key are only of use together")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    if certificate is None:
-        return ServerTls(context, _load_self_signed(context))
-    try:
-        context.load_cert_chain(certificate, key, password=_no_password)
-        leaf = x509.load_pem_x509_certificate(certificate.read_bytes())
-    except (OSError, ssl.SSLError, ValueError) as error:
-        raise ConfigError(
-            f"cannot use the TLS certificate {certificate}: {error}",
-            hint="give the certificate and its key as PEM files",
-        ) from None
-    return ServerTls(context, leaf.fingerprint(hashes.SHA256()).hex())
-
-
-def _no_password() -> str:
-    # Without this OpenSSL would ask on the terminal.
-    raise ConfigError("the TLS key is encrypted")
-
-
-def _load_self_signed(context: ssl.SSLContext) -> str:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    names = [
-        x509.DNSName("localhost"),
-        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
-        x509.IPAddress(ipaddress.ip_address("::1")),
-    ]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=CERTIFICATE_DAYS))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    # The ssl module reads certificates from files only.
-    with tempfile.TemporaryDirectory(prefix="pilot-tls-") as directory:
-        path = Path(directory, "server.pem")
-        path.touch(mode=0o600)
-        path.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-            + certificate.public_bytes(serialization.Encoding.PEM)
-        )
-        context.load_cert_chain(path)
-    return certificate.fingerprint(hashes.SHA256()).hex()
-
-
-def _check_fingerprint(
-    transport: asyncio.Transport, fingerprint: str, name: str
-) -> None:
-    tls = cast("ssl.SSLObject", transport.get_extra_info("ssl_object"))
-    certificate = tls.getpeercert(binary_form=True) or b""
-    if hashlib.sha256(certificate).hexdigest() != fingerprint.lower():
-        raise ConnectionFailed(f"the certificate of {name} is not the pinned one")

@@ -131,10 +131,14 @@ class TinyAgent:
     next_id: itertools.count[int] = field(default_factory=lambda: itertools.count(9))
     requests: list[dict[str, Any]] = field(default_factory=list)
     sent: list[tuple[SocketAddress, bytes]] = field(default_factory=list)
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
     @property
     def address(self) -> Address:
         return Address(0, self.node_id)
+
+    def report(self, event: str, /, **data: Any) -> None:
+        self.events.append((event, data))
 
     def listen(self, port: int, on_stream: Callable[[Any], None]) -> None:
         if port in self.listeners or port in (7, 444, 1001, 1002):
@@ -243,6 +247,20 @@ class TinyTrust:
 
 
 @dataclass
+class TinyRouting:
+    """The keys that the registry has told."""
+
+    keys: dict[int, bytes] = field(default_factory=dict)
+
+    def known_key(self, node: int) -> bytes | None:
+        return self.keys.get(node)
+
+    def keep_key(self, node: int, key: bytes, *, rotated: bool) -> None:
+        del rotated
+        self.keys[node] = key
+
+
+@dataclass
 class TinyHost:
     """Agents ``one`` (node 1) and ``two`` (node 2)."""
 
@@ -252,6 +270,7 @@ class TinyHost:
     answers: dict[str, Any] = field(default_factory=dict)
     agents: dict[str, TinyAgent] = field(default_factory=dict)
     time: float = 1795355870.0
+    routing: TinyRouting = field(default_factory=TinyRouting)
 
     def __post_init__(self) -> None:
         for number, name in ((1, "one"), (2, "two")):

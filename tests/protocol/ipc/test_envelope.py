@@ -47,10 +47,13 @@ def test_a_body_and_its_digest_give_the_same_hash() -> None:
             {"audience": "svc", "body_hash": HASH, "body_b64": "aGk="},
             "mutually exclusive",
         ),
-        ({"audience": "SVC!", "body_b64": ""}, "audience must be"),
-        ({"audience": "svc", "body_hash": "00"}, "64 lower-case"),
-        ({"audience": "svc", "body_hash": HASH, "nonce": "x"}, "16 lower-case"),
-        ({"audience": "svc", "body_b64": "?"}, "not base64"),
+        ({"audience": "svc", "body_b64": ""}, "body_hash or body_b64 required"),
+        ({"audience": "SVC!", "body_b64": "aGk="}, "audience must match"),
+        ({"audience": "a" * 65, "body_b64": "aGk="}, "audience must be 1-64 chars"),
+        ({"audience": "svc", "body_hash": "00"}, "64 lowercase"),
+        ({"audience": "svc", "body_hash": HASH, "nonce": "x"}, "16 lowercase"),
+        ({"audience": "svc", "body_b64": "?"}, "not base64: .* byte 0"),
+        ({"audience": "svc", "body_b64": "AAAAAAAAAA"}, "not base64: .* byte 8"),
         ({"audience": 5}, "must be a text"),
     ],
 )
@@ -62,22 +65,40 @@ def test_incomplete_requests_are_refused(
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("old", "new", "words"),
     [
-        "",
-        TEXT + "|",
-        TEXT[:-4],
-        TEXT.replace("v1", "v2"),
-        TEXT.replace("1795355870", "01795355870"),
-        TEXT.replace("|svc", "|"),
-        TEXT.replace("|svc", "|" + "a" * 65),
-        TEXT.replace("|svc", "|svc\n"),
-        "a" * 10_000,
+        (TEXT, "", "want 6 fields, got 1"),
+        (TEXT, "a|" * 10_000, "want 6 fields"),
+        ("|svc", "|svc|", "want 6 fields, got 7"),
+        ("v1", "v2", 'bad domain "pilot-req-v2"'),
+        ("|000000000001|", "|00000000000A|", "address must be 12 lowercase hex chars"),
+        ("|1795355870", "|01795355870", "timestamp: leading zero"),
+        ("|1795355870", "|-1795355870", "timestamp: non-digit"),
+        ("|1795355870", "|", "timestamp: empty"),
+        ("|1795355870", "|" + "9" * 25, "timestamp: value out of range"),
+        ("5a4cc8988eea604f", "5A4CC8988EEA604F", "nonce must be 16 lowercase"),
+        (HASH, HASH.upper(), "body hash must be 64 lowercase"),
+        ("|svc", "|", "audience must be 1-64 chars"),
+        ("|svc", "|" + "a" * 65, "audience must be 1-64 chars"),
+        ("|svc", "|svc\n", "audience must match"),
     ],
 )
-def test_other_texts_are_no_envelopes(text: str) -> None:
-    with pytest.raises(DecodeError):
-        Envelope.parse(text)
+def test_other_texts_are_no_envelopes(old: str, new: str, words: str) -> None:
+    assert old in TEXT
+    with pytest.raises(DecodeError, match=words):
+        Envelope.parse(TEXT.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("skew", "window"),
+    [(10, "±10s"), (90, "±1m30s"), (300, "±5m0s"), (86400, "±24h0m0s")],
+)
+def test_envelope_of_another_time_is_refused(skew: int, window: str) -> None:
+    envelope = Envelope.parse(TEXT)
+    for side in (-1, 1):
+        envelope.check_time(envelope.timestamp + side * skew, skew)
+        with pytest.raises(DecodeError, match=window):
+            envelope.check_time(envelope.timestamp + side * (skew + 1), skew)
 
 
 @given(

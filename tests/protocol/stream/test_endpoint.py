@@ -16,6 +16,8 @@ from pilotfleet.protocol.stream.events import (
     AdmissionWanted,
     StreamAccepted,
     StreamOpened,
+    SynCause,
+    SynDropped,
 )
 from pilotfleet.protocol.stream.state import State
 from tests.protocol.stream.support import (
@@ -186,6 +188,7 @@ def test_the_port_policy_of_a_network_drops_in_silence() -> None:
     node.endpoint.port_is_allowed = lambda network, port: network != 9
     node.inject(syn(src_network=9))
     assert flags_sent(node) == []
+    assert [event.cause for event in node.events_of(SynDropped)] == [SynCause.POLICY]
     node.inject(syn(src_network=8))
     assert flags_sent(node) == [SYN_ACK]
 
@@ -211,6 +214,23 @@ def test_all_sources_together_get_100_syns_and_then_100_per_second() -> None:
     for source in range(3000, 3100):
         node.inject(syn(src_node=source))
     assert flags_sent(node).count(int(SYN_ACK)) == 50
+
+
+def test_a_syn_beyond_the_rate_is_reported() -> None:
+    _, node = lonely_node(config=StreamConfig(syn_rate=2))
+    syns = [syn(port) for port in range(3)]
+    for packet in syns:
+        node.inject(packet)
+    assert flags_sent(node) == [SYN_ACK, SYN_ACK]
+    assert node.events_of(SynDropped) == [SynDropped(syns[2], SynCause.RATE)]
+
+
+def test_listed_nodes_have_no_rate() -> None:
+    config = StreamConfig(syn_rate=1, syn_whitelist=frozenset([B]))
+    _, node = lonely_node(config=config)
+    for port in range(70):
+        node.inject(syn(port))
+    assert flags_sent(node) == [SYN_ACK] * 70
 
 
 def test_connections_per_port_and_in_all_are_limited_by_resets() -> None:
@@ -245,6 +265,7 @@ def test_a_full_accept_queue_refuses_until_events_are_taken() -> None:
     assert node.endpoint.accept_drops == 1
     node.pump()
     assert flags_sent(node) == [SYN_ACK] * 64 + [Flag.RST]
+    assert node.events_of(SynDropped) == [SynDropped(refused, SynCause.BACKLOG)]
     node.inject(refused)
     assert flags_sent(node) == [SYN_ACK]
 
@@ -257,7 +278,7 @@ def test_the_same_node_seen_from_another_network_is_another_peer() -> None:
     accept_from_peer(node)
     data = packet_from_peer(Flag.ACK, seq=1, ack=1, payload=b"x", src_network=5)
     node.inject(data)
-    assert flags_sent(node) == []
+    assert flags_sent(node) == [Flag.RST]
     assert not node.received
 
 
@@ -271,11 +292,29 @@ def test_packets_for_others_are_dropped(change: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "flags", [Flag.ACK, Flag.FIN, Flag.RST, Flag.FIN | Flag.ACK, SYN_ACK, Flag.NONE]
+    "flags",
+    [Flag.FIN, Flag.RST, Flag.RST | Flag.ACK, Flag.FIN | Flag.ACK, SYN_ACK, Flag.NONE],
 )
 def test_packets_of_unknown_connections_get_no_answer(flags: Flag) -> None:
     _, node = lonely_node()
     node.inject(packet_from_peer(flags, payload=b"x"))
+    assert flags_sent(node) == []
+
+
+def test_data_of_an_unknown_connection_is_refused_but_not_its_empty_acks() -> None:
+    _, node = lonely_node()
+    node.inject(packet_from_peer(Flag.ACK))
+    assert flags_sent(node) == []
+    node.inject(packet_from_peer(Flag.ACK, payload=b"x"))
+    assert flags_sent(node) == [Flag.RST]
+
+
+def test_late_data_of_a_finished_connection_gets_no_answer() -> None:
+    _, node = lonely_node()
+    accept_from_peer(node)
+    node.inject(packet_from_peer(Flag.FIN, seq=1))
+    node.take_sent()
+    node.inject(packet_from_peer(Flag.ACK, seq=1, payload=b"x"))
     assert flags_sent(node) == []
 
 

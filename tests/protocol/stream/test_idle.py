@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from pilotfleet.protocol.packet import Flag, Packet
-from pilotfleet.protocol.stream.events import StreamClosed
+from pilotfleet.protocol.stream.config import StreamConfig
+from pilotfleet.protocol.stream.events import IDLE, PEER_SILENT, StreamClosed
 from pilotfleet.protocol.stream.state import State
 from tests.protocol.stream.support import (
     Node,
@@ -100,3 +101,53 @@ def test_a_closed_window_is_not_mistaken_for_a_dead_peer() -> None:
     b.pump()
     network.run(limit_s=40)
     assert bytes(b.received[theirs.id]) == data
+
+
+def test_a_doubted_peer_that_stays_silent_is_given_up_after_8_s() -> None:
+    network, node = lonely_node()
+    connection = accept_from_peer(node)
+    node.inject(packet_from_peer(Flag.ACK, seq=1, ack=1))
+    begin = network.clock.now
+    node.endpoint.doubt_peer(connection.remote.address.node, begin)
+    sent = sent_until(node, 20)
+    probes = [round(at - begin) for at, packet in sent if packet.payload]
+    assert probes == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert [round(at - begin) for at, p in sent if p.flags & Flag.FIN][:1] == [8]
+    assert connection.reason == PEER_SILENT
+
+
+def test_a_doubted_peer_is_given_up_also_while_data_is_under_way() -> None:
+    network, node = lonely_node()
+    connection = accept_from_peer(node)
+    connection.write(b"x" * 5000, network.clock.now)
+    node.endpoint.doubt_peer(connection.remote.address.node, network.clock.now)
+    network.run(limit_s=9)
+    assert connection.reason == PEER_SILENT
+
+
+def test_an_answer_ends_the_doubt() -> None:
+    network, a, b = make_pair()
+    ours, theirs = open_stream(network, a, b)
+    network.run(limit_s=1)
+    a.endpoint.doubt_peer(ours.remote.address.node, network.clock.now)
+    assert len([p for _, p in sent_until(a, 30) if p.payload]) == 1
+    assert (ours.state, theirs.state) == (State.ESTABLISHED, State.ESTABLISHED)
+
+
+def test_a_restarted_peer_of_ours_ends_a_doubted_connection_at_once() -> None:
+    network, a, b = make_pair()
+    ours, _ = open_stream(network, a, b)
+    network.run(limit_s=1)
+    b.endpoint._table = None
+    a.endpoint.doubt_peer(ours.remote.address.node, network.clock.now)
+    network.run(limit_s=1)
+    assert not ours.is_active
+
+
+def test_an_idle_timeout_ends_a_connection_whose_peer_lives() -> None:
+    network, node = lonely_node(config=StreamConfig(idle_timeout_s=50.0))
+    connection = accept_from_peer(node)
+    network.run(limit_s=30)
+    node.inject(packet_from_peer(Flag.ACK, seq=1, ack=1))
+    assert next(at for at, p in sent_until(node, 100) if p.flags & Flag.FIN) == 80.0
+    assert node.events_of(StreamClosed) == [StreamClosed(connection, IDLE)]

@@ -166,6 +166,8 @@ class World:
     answers: bool = True
     """The registry answers wishes for paths and keys."""
     beacon_knows: dict[int, Endpoint] = field(default_factory=dict)
+    registered: dict[int, Endpoint] = field(default_factory=dict)
+    """What the registry tells instead of a node's own address."""
 
     def add(self, node: int, **options: Any) -> Node:
         """Add a node that is registered with the beacon, or restart one."""
@@ -210,6 +212,16 @@ class World:
         self.nodes[target].endpoint.receive_datagram(data, source, self.now)
         self.settle()
 
+    def filter_by_nat(self, behind: set[Endpoint]) -> None:
+        """Put these behind NATs that let in only what was sent to before."""
+        open_to = {(address, BEACON) for address in behind}
+
+        def delivers(data: bytes, source: Endpoint, target: Endpoint) -> bool:
+            open_to.add((source, target))
+            return target not in behind or (target, source) in open_to
+
+        self.delivers = delivers
+
     def frames(self, magic: bytes, source: int | None = None) -> list[Sent]:
         """Return what was sent with this magic, relayed or not."""
         address = self.nodes[source].address if source else None
@@ -238,7 +250,7 @@ class World:
             case PathWanted(peer) if peer in self.nodes:
                 node.endpoint.set_peer_path(
                     peer,
-                    address=self.nodes[peer].address,
+                    address=self.registered.get(peer, self.nodes[peer].address),
                     relay_only=peer in self.relay_only,
                     now=self.now,
                 )

@@ -29,6 +29,7 @@ from pilotfleet.protocol.address import BACKBONE, Address, SocketAddress
 from pilotfleet.protocol.ipc import commands as wire
 from pilotfleet.protocol.ipc.commands import Command
 from pilotfleet.protocol.ipc.extension import decode_object
+from pilotfleet.protocol.services.webhook import parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,7 +89,7 @@ async def _set_hostname(session: IpcSession, payload: bytes) -> bytes:
     agent, name = session.agent, payload.decode("utf-8", "replace")
     with operation("set_hostname"):
         body = await _own(agent, "set_hostname", hostname=name)
-    agent.hostname = name
+    agent.hostname = agent.wanted_hostname = name
     return encode_json(body)
 
 
@@ -129,18 +130,21 @@ async def _my_polo(session: IpcSession, payload: bytes) -> bytes:
 
 async def _deregister(session: IpcSession, payload: bytes) -> bytes:
     with operation("deregister"):
-        return encode_json(await _own(session.agent, "deregister"))
+        body = await _own(session.agent, "deregister")
+    session.agent.report("node.deregistered")
+    return encode_json(body)
 
 
 async def _rotate_key(session: IpcSession, payload: bytes) -> bytes:
-    raise NotSupported("rotate_key: this daemon cannot change a key while it runs")
+    agent = session.agent
+    with operation("rotate_key"):
+        return encode_json(await agent.host.rotation.rotate(agent))
 
 
 async def _set_webhook(session: IpcSession, payload: bytes) -> bytes:
     url = payload.decode("utf-8", "replace")
-    scheme = url.partition("://")[0] if "://" in url else ""
-    if url and scheme not in ("http", "https"):
-        raise InvalidArgument(f'URL must use http or https scheme, got "{scheme}"')
+    if url:
+        parse_url(url)
     # The webhook is a service, if this daemon has one.
     handler = session.agent.host.extensions.get("webhook.set")
     if handler is not None:
@@ -219,6 +223,11 @@ async def _prefer_direct(session: IpcSession, payload: bytes) -> bytes:
         body["resolve_error"] = str(error)
     else:
         agent.set_peer_path(node, path)
+        # Makes a session where there is none, and shows that the path works.
+        now = agent.host.now()
+        agent.tunnels.ping(node, b"prefer-direct", src_port=0, seq=0, now=now)
+        agent.mark_dirty()
+        body["pila_pushed"] = True
     return encode_json(body)
 
 

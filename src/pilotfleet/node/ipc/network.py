@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from pilotfleet.errors import DecodeError, NotFound, NotSupported
+from pilotfleet.errors import DecodeError, NotFound, RegistryError
 from pilotfleet.node.ipc.texts import encode_json, operation
 from pilotfleet.protocol.ipc.commands import (
     ManagedSub,
@@ -19,6 +19,7 @@ from pilotfleet.protocol.ipc.commands import (
     unpack_connection,
     unpack_port,
 )
+from pilotfleet.protocol.policy import load_policy
 
 if TYPE_CHECKING:
     from pilotfleet.node.agent import Agent
@@ -63,9 +64,13 @@ async def _network(agent: Agent, sub: NetworkSub, rest: bytes) -> dict[str, Any]
     rest = rest[_NET_SIZE:]
     match sub:
         case NetworkSub.JOIN:
-            return await agent.join_network(net, rest.decode("utf-8", "replace"))
+            body = await agent.join_network(net, rest.decode("utf-8", "replace"))
+            agent.report("network.joined", network_id=net)
+            return body
         case NetworkSub.LEAVE:
-            return await agent.leave_network(net)
+            body = await agent.leave_network(net)
+            agent.report("network.left", network_id=net)
+            return body
         case NetworkSub.MEMBERS:
             return await agent.registry("list_nodes", network_id=net)
         case NetworkSub.INVITE:
@@ -85,6 +90,7 @@ async def _network(agent: Agent, sub: NetworkSub, rest: bytes) -> dict[str, Any]
             )
             if accepts:
                 agent.networks = tuple(sorted({*agent.networks, net}))
+                agent.report("network.joined", network_id=net)
             return body
 
 
@@ -102,7 +108,7 @@ async def run_managed(agent: Agent, payload: bytes) -> bytes:
         case ManagedSub.RECONCILE:
             raise NotFound("managed: no active policy runner for network")
         case ManagedSub.POLICY:
-            return encode_json(_policy(payload[1:]))
+            return encode_json(await _policy(agent, payload[1:]))
         case ManagedSub.MEMBER_TAGS:
             return encode_json(await _member_tags(agent, payload[1:]))
 
@@ -115,22 +121,52 @@ def decode_tags(payload: bytes, operation: str) -> list[str]:
         raise DecodeError(f"{operation}: invalid JSON: {error}") from None
 
 
-def _policy(rest: bytes) -> dict[str, Any]:
+async def _policy(agent: Agent, rest: bytes) -> dict[str, Any]:
+    """Read or store the expression policy of a network.
+
+    The registry keeps it and members that run policies follow it; this daemon
+    itself enforces the networks' ports only, and says so.
+    """
     net = unpack_port(rest[1:], "managed policy: missing network_id")
-    if rest[0] != 0:
-        raise NotSupported("managed policy: this daemon runs no policies")
-    return {"type": "managed_policy_ok", "network_id": net, "engine": "none"}
+    reply: dict[str, Any] = {"type": "managed_policy_ok", "network_id": net}
+    with operation("managed policy"):
+        if rest[0] == 0:
+            stored = await _stored_policy(agent, net)
+            return {**reply, "engine": "none", **stored}
+        size = unpack_port(rest[1 + _NET_SIZE :], "missing token")
+        body = rest[1 + 2 * _NET_SIZE :]
+        policy = body[size:].decode("utf-8", "replace")
+        load_policy(policy)
+        await agent.registry(
+            "set_expr_policy",
+            network_id=net,
+            node_id=agent.node_id,
+            admin_token=body[:size].decode("utf-8", "replace"),
+            expr_policy=policy,
+        )
+    return {**reply, "applied": False, "stored": True}
+
+
+async def _stored_policy(agent: Agent, network: int) -> dict[str, Any]:
+    try:
+        answer = await agent.registry("get_expr_policy", network_id=network)
+        return {"expr_policy": msgspec.json.decode(answer.get("expr_policy", ""))}
+    except (RegistryError, msgspec.DecodeError, TypeError):
+        # No such network, or none that has a policy.
+        return {}
 
 
 async def _member_tags(agent: Agent, rest: bytes) -> dict[str, Any]:
     with operation("managed member-tags"):
         net = unpack_port(rest[1:], "missing network_id")
         node = unpack_connection(rest[1 + _NET_SIZE :], "missing node_id")
-        if rest[0] == 0:
+    if rest[0] == 0:
+        with operation("member-tags get"):
             return await agent.registry(
                 "get_member_tags", network_id=net, target_node_id=node
             )
-        tags = decode_tags(rest[1 + _NET_SIZE + _NODE_SIZE :], "managed member-tags")
+    tags = decode_tags(rest[1 + _NET_SIZE + _NODE_SIZE :], "managed member-tags")
+    with operation("member-tags set"):
         return await agent.registry(
             "set_member_tags",
             network_id=net,

@@ -20,6 +20,7 @@ from pilotfleet.protocol.registry.messages import (
     network_number,
     node_number,
     text,
+    texts,
 )
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ def _invite(request: Request) -> str:
     return f"invite:{inviter}:{network_number(request)}:{target}"
 
 
+def _acknowledge(request: Request) -> str:
+    ids = ",".join(texts(request, "ids"))
+    return f"ack_handshakes:{node_number(request)}:{ids}"
+
+
 def _search(request: Request) -> str:
     return f"search:{node_number(request, 'requester_id')}"
 
@@ -95,10 +101,11 @@ _TEXTS: Final[Mapping[str, Callable[[Request], str]]] = {
     "poll_invites": _own("poll_invites"),
     "respond_invite": _network("respond_invite"),
     "search": _search,
+    "ack_handshakes": _acknowledge,
 }
 
 SIGNED_TYPES: Final = frozenset(_TEXTS)
-"""Message types that a node signs; ``search`` is an extension."""
+"""Message types that a node signs; the last two are extensions."""
 
 
 def signed_text(request: Request) -> str:

@@ -62,5 +62,12 @@ class StreamConfig:
     """SYNs held while the admission of their sender is being decided."""
     admission_s: float = 10.0
     """How long such a SYN is held; the dialler repeats it anyway."""
+    syn_rate: int = 100
+    """SYNs per second that are looked at, from all peers together."""
+    syn_whitelist: frozenset[int] = frozenset()
+    """Nodes whose SYNs no rate limits."""
+    idle_timeout_s: float = NEVER
+    """Silence of the peer after which a connection is ended even if it may live.
+    Dead peers are found by probes much earlier than any sensible value."""
     tunnel_wait_s: float = 10.0
     """How long a dial waits for the tunnel's key."""

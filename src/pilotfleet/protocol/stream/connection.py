@@ -23,6 +23,8 @@ from pilotfleet.protocol.stream.config import MAX_SEGMENT, NEVER, SEGMENT
 from pilotfleet.protocol.stream.congestion import Reno
 from pilotfleet.protocol.stream.dial import Dial, DialStep
 from pilotfleet.protocol.stream.events import (
+    IDLE,
+    PEER_SILENT,
     DataReceived,
     RelayWanted,
     StreamAccepted,
@@ -145,6 +147,7 @@ class StreamConnection:
             table.now,
             interval_s=config.keepalive_s * spread,
             probe_idle_s=config.probe_idle_s,
+            timeout_s=config.idle_timeout_s,
         )
         self._dial: Dial | None = None
         self._syn_ack_at: float | None = None
@@ -278,6 +281,12 @@ class StreamConnection:
         if self.is_active:
             self._table.now = now
             self._give_up("aborted on this side")
+
+    def doubt(self, now: float) -> None:
+        """Probe whether the peer still knows this connection; end it if not."""
+        if self.state in _OPEN:
+            self._idle.doubt(now)
+            self._table.mark_dirty(self, now)
 
     def shut_down(self, now: float) -> None:
         """Send the FIN without waiting for anything, as a stopping node does."""
@@ -617,7 +626,10 @@ class StreamConnection:
                 self.outlet.send_probe()
             case IdleStep.GIVE_UP:
                 self._advance(Input.CLOSE)
-                self._end(now, "peer is silent")
+                self._end(now, PEER_SILENT)
+            case IdleStep.TIME_OUT:
+                self._advance(Input.CLOSE)
+                self._end(now, IDLE)
             case IdleStep.NOTHING:
                 pass
 

@@ -14,7 +14,11 @@ from pilotfleet.errors import AlreadyExists, Busy, NotFound
 from pilotfleet.protocol.address import Address, SocketAddress
 from pilotfleet.protocol.stream.config import NEVER, StreamConfig
 from pilotfleet.protocol.stream.connection import StreamConnection
-from pilotfleet.protocol.stream.events import AdmissionWanted
+from pilotfleet.protocol.stream.events import (
+    AdmissionWanted,
+    SynCause,
+    SynDropped,
+)
 from pilotfleet.protocol.stream.gate import SynGate
 from pilotfleet.protocol.stream.packets import (
     ACK,
@@ -164,6 +168,15 @@ class StreamEndpoint:
         for connection in self._dialling(peer, now):
             connection.fail_dial(reason)
 
+    def doubt_peer(self, peer: int, now: float) -> None:
+        """Note that a peer has new tunnel keys: it may be another process.
+
+        Connections that it does not know any more end within seconds.
+        """
+        for connection in self.connections():
+            if connection.remote.address.node == peer:
+                connection.doubt(now)
+
     def shut_down(self, now: float) -> None:
         """Send a FIN on every connection without waiting for anything."""
         for connection in self.connections():
@@ -186,9 +199,12 @@ class StreamEndpoint:
         if flags & SYN and not flags & ACK:
             self._receive_syn(packet, connection, now)
         elif connection is None:
-            # Answering would let two nodes that both forgot a connection talk on.
             if flags & RST and not flags & (SYN | FIN):
                 self._forget_finished(packet)
+            elif flags == ACK and packet.payload and not self._finished(packet):
+                # 1.18.0 stays silent. Its peer then retries for a minute after a
+                # restart; a RST ends that, and nobody answers a RST.
+                self._refuse(packet, now)
         elif flags == ACK:
             connection.receive_ack(packet, now)
         elif flags & SYN:
@@ -265,11 +281,14 @@ class StreamEndpoint:
 
     def _admit_syn(self, packet: Packet, now: float) -> None:
         """Go on with a SYN whose sender is trusted."""
-        if not self.port_is_allowed(packet.dst_network, packet.dst_port):
-            return
-        if not self._open_gate(now).allows(packet.src_node, now):
-            return
         table, config, port = self._open_table(now), self._config, packet.dst_port
+        if not self.port_is_allowed(packet.dst_network, port):
+            table.emit(SynDropped(packet, SynCause.POLICY))
+            return
+        is_exempt = packet.src_node in config.syn_whitelist
+        if not is_exempt and not self._open_gate(now).allows(packet.src_node, now):
+            table.emit(SynDropped(packet, SynCause.RATE))
+            return
         if (
             table.count_on_port(port) >= config.max_connections_per_port
             or len(table.active) >= config.max_connections
@@ -278,6 +297,7 @@ class StreamEndpoint:
         elif table.count_accepting(port) >= config.accept_backlog:
             self.accept_drops += 1
             self._refuse(packet, now)
+            table.emit(SynDropped(packet, SynCause.BACKLOG))
         else:
             self._accept(packet, table, now)
 
@@ -314,7 +334,10 @@ class StreamEndpoint:
 
     def _open_gate(self, now: float) -> SynGate:
         if self._gate is None:
-            self._gate = SynGate(now, max_held=self._config.max_waiting_syns)
+            config = self._config
+            self._gate = SynGate(
+                now, max_held=config.max_waiting_syns, rate=config.syn_rate
+            )
         return self._gate
 
     def _free_when_idle(self, now: float) -> None:
@@ -342,9 +365,12 @@ class StreamEndpoint:
             if connection.remote.address.node == peer
         ]
 
-    def _forget_finished(self, packet: Packet) -> None:
+    def _finished(self, packet: Packet) -> StreamConnection | None:
         key = (packet.dst_port, packet.src_network, packet.src_node, packet.src_port)
-        connection = self._table.finished.get(key) if self._table is not None else None
+        return self._table.finished.get(key) if self._table is not None else None
+
+    def _forget_finished(self, packet: Packet) -> None:
+        connection = self._finished(packet)
         if connection is not None:
             connection.receive_rst()
 

@@ -8,12 +8,16 @@ Order of the events of one connection: ``StreamAccepted`` or ``StreamOpened``
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from enum import Enum
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
+    from pilotfleet.protocol.packet import Packet
     from pilotfleet.protocol.stream.connection import StreamConnection
 
 __all__ = [
+    "IDLE",
+    "PEER_SILENT",
     "AdmissionWanted",
     "DataReceived",
     "RelayWanted",
@@ -23,8 +27,15 @@ __all__ = [
     "StreamEvent",
     "StreamFailed",
     "StreamOpened",
+    "SynCause",
+    "SynDropped",
     "Writable",
 ]
+
+PEER_SILENT: Final = "peer is silent"
+"""Reason of a `StreamClosed`: the peer answered none of our probes."""
+IDLE: Final = "idle for too long"
+"""Reason of a `StreamClosed`: nothing came within the idle timeout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +44,22 @@ class AdmissionWanted:
 
     peer: int
     port: int
+
+
+class SynCause(Enum):
+    """Why a SYN came to nothing, though its sender is trusted."""
+
+    RATE = "too many SYNs"
+    POLICY = "the network's policy forbids the port"
+    BACKLOG = "nobody took the earlier streams over"
+
+
+@dataclass(frozen=True, slots=True)
+class SynDropped:
+    """A SYN was ignored or refused by one of our limits."""
+
+    packet: Packet
+    cause: SynCause
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,4 +133,5 @@ StreamEvent: TypeAlias = (
     | Writable
     | StreamEnded
     | StreamClosed
+    | SynDropped
 )

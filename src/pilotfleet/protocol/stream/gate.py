@@ -17,8 +17,8 @@ __all__ = ["SynGate", "TokenBucket"]
 # From the specification.
 SOURCE_BURST: Final = 64
 SOURCE_RATE: Final = 10.0
-GLOBAL_BURST: Final = 100
-GLOBAL_RATE: Final = 100.0
+GLOBAL_RATE: Final = 100
+"""SYNs per second, and as many at once."""
 MAX_SOURCES: Final = 4096
 SOURCE_IDLE_S: Final = 10.0
 
@@ -57,8 +57,8 @@ class SynGate:
 
     __slots__ = ("_global", "_held", "_max_held", "_sources")
 
-    def __init__(self, now: float, *, max_held: int) -> None:
-        self._global = TokenBucket(GLOBAL_BURST, GLOBAL_RATE, now)
+    def __init__(self, now: float, *, max_held: int, rate: int = GLOBAL_RATE) -> None:
+        self._global = TokenBucket(rate, rate, now)
         self._sources: dict[int, TokenBucket] = {}
         self._held: dict[tuple[int, int, int, int], HeldSyn] = {}
         self._max_held = max_held

@@ -11,11 +11,19 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
+from pilotfleet.protocol.stream.config import NEVER
+
 __all__ = ["IdleStep", "IdleWatch"]
 
 # From the specification.
 PROBE_GAP_S: Final = 15.0
 MAX_MISSES: Final = 3
+
+# Of our choosing.
+DOUBT_GAP_S: Final = 1.0
+MAX_DOUBTS: Final = 8
+"""Probes of a peer that may have been restarted: enough for a path that loses half
+of its packets, and done long before its program gives up on us."""
 
 
 class IdleStep(Enum):
@@ -25,24 +33,46 @@ class IdleStep(Enum):
     SEND_ACK = "send an empty ACK"
     SEND_PROBE = "send a probe"
     GIVE_UP = "give up"
+    TIME_OUT = "end it as idle"
 
 
 class IdleWatch:
     """When the peer was heard last; a packet only stores a time here."""
 
     __slots__ = (
+        "_doubted_at",
         "_interval",
         "_misses",
         "_probe_idle",
+        "_timeout",
         "deadline",
         "heard_at",
     )
 
-    def __init__(self, now: float, *, interval_s: float, probe_idle_s: float) -> None:
+    def __init__(
+        self,
+        now: float,
+        *,
+        interval_s: float,
+        probe_idle_s: float,
+        timeout_s: float = NEVER,
+    ) -> None:
         self.heard_at = now
-        self.deadline = now + interval_s
-        self._interval = interval_s
+        # A deadline is never later than the timeout, which is then found in time.
+        self._interval = min(interval_s, timeout_s)
+        self.deadline = now + self._interval
         self._probe_idle = probe_idle_s
+        self._timeout = timeout_s
+        self._misses = 0
+        self._doubted_at: float | None = None
+
+    def doubt(self, now: float) -> None:
+        """Find out soon whether the peer still has the connection.
+
+        1.18.0 drops data of a connection that it does not know, so after a restart of
+        the peer nothing but its silence tells.
+        """
+        self._doubted_at = self.deadline = now
         self._misses = 0
 
     def take_step(self, now: float, sent_at: float, *, is_waiting: bool) -> IdleStep:
@@ -53,22 +83,31 @@ class IdleWatch:
         """
         if self.deadline > now:
             return IdleStep.NOTHING
+        if self._doubted_at is not None:
+            if self.heard_at <= self._doubted_at:
+                return self._probe(now, DOUBT_GAP_S, MAX_DOUBTS)
+            self._doubted_at = None
         if is_waiting:
             self.deadline = now + self._interval
             return IdleStep.NOTHING
+        if now - self.heard_at >= self._timeout:
+            return IdleStep.TIME_OUT
         if now - self.heard_at >= self._probe_idle:
-            return self._probe(now)
+            return self._probe(now, PROBE_GAP_S, MAX_MISSES)
         self._misses = 0
         due = sent_at + self._interval
         if due > now:
-            self.deadline = due
+            self._wait_until(due)
             return IdleStep.NOTHING
-        self.deadline = now + self._interval
+        self._wait_until(now + self._interval)
         return IdleStep.SEND_ACK
 
-    def _probe(self, now: float) -> IdleStep:
-        if self._misses == MAX_MISSES:
+    def _wait_until(self, deadline: float) -> None:
+        self.deadline = min(deadline, self.heard_at + self._timeout)
+
+    def _probe(self, now: float, gap_s: float, limit: int) -> IdleStep:
+        if self._misses == limit:
             return IdleStep.GIVE_UP
         self._misses += 1
-        self.deadline = now + PROBE_GAP_S
+        self._wait_until(now + gap_s)
         return IdleStep.SEND_PROBE

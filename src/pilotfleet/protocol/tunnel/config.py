@@ -6,15 +6,19 @@ from dataclasses import dataclass
 from typing import Final
 
 __all__ = [
+    "BLACKHOLE_PROBE",
     "BLACKHOLE_SENDS",
     "BLACKHOLE_SILENCE",
     "COOLDOWN_AFTER_GIVING_UP",
     "DEFAULT_CONFIG",
+    "DIRECT_HOLD",
+    "DIRECT_HOLD_MAX",
     "DIRECT_OPENS",
     "DUPLICATE_EXCHANGE",
     "EXCHANGE_INTERVAL",
     "EXCHANGE_SENDS",
     "FAILURES_BEFORE_REQUEST",
+    "FIRST_UPGRADE",
     "FORGET_AFTER",
     "IN_USE",
     "KEEPALIVE_INTERVAL",
@@ -22,6 +26,9 @@ __all__ = [
     "PATH_PROBES",
     "PATH_PROBE_INTERVAL",
     "PATH_SILENCE",
+    "PUNCH_REPEAT",
+    "RELAY_COPY_DELAY",
+    "RELAY_OPENS",
     "RESET_INTERVAL",
     "RESET_INTERVAL_AFTER_GIVING_UP",
     "SEGMENT_SIZE",
@@ -46,15 +53,14 @@ FAILURES_BEFORE_REQUEST: Final = 5
 """Frames in a row that do not open before keys are asked for again (7.3)."""
 TABLE_SIZE: Final = 4096
 """Entries of each rate-limit table (section 15)."""
-BLACKHOLE_SILENCE: Final = 8.0
+BLACKHOLE_SILENCE: Final = 5.0
+"""8 s in 1.18.0, which does not ask before."""
 BLACKHOLE_SENDS: Final = 3
 DIRECT_OPENS: Final = 3
 """Frames opened directly before a relayed peer counts as reachable (9.3)."""
 UPGRADE_INTERVAL: Final = 15.0
 UPGRADE_PROBES: Final = 5
 UPGRADE_SPACING: Final = 0.2
-PATH_SILENCE: Final = 55.0
-PATH_PROBE_INTERVAL: Final = 10.0
 PATH_PROBES: Final = 3
 RESET_INTERVAL: Final = 120.0
 RESET_INTERVAL_AFTER_GIVING_UP: Final = 30.0
@@ -62,6 +68,29 @@ KEEPALIVE_INTERVAL: Final = 25.0
 IN_USE: Final = 120.0
 """A peer is in use this long after the last application traffic (10.1)."""
 FORGET_AFTER: Final = 300.0
+
+# Ours, where the reference has none or another value.
+RELAY_COPY_DELAY: Final = 0.4
+"""What the direct way gets before a first greeting goes by relay as well. 1.18.0
+sends both at once; the relayed one then nearly always wins, and its receiver keeps to
+the relay for minutes."""
+PUNCH_REPEAT: Final = 0.1
+"""Between two greetings through a hole that the peer may be slower to open."""
+FIRST_UPGRADE: Final = 0.3
+"""Until a peer that just moved to the relay is probed directly."""
+RELAY_OPENS: Final = 3
+"""Frames by relay, with none directly for a second, after which we answer by relay."""
+BLACKHOLE_PROBE: Final = 2.0
+"""Silence after which a sender asks whether the peer is there: it may just listen."""
+DIRECT_HOLD: Final = 60.0
+"""A direct path that died this soon after its return is not trusted for as long, and
+twice as long each further time: frames may pass in one direction only."""
+DIRECT_HOLD_MAX: Final = 960.0
+PATH_SILENCE: Final = 35.0
+"""Silence of a peer in use before the path is probed. It sends a keepalive after 25 to
+30 s. 1.18.0 waits for 55 s."""
+PATH_PROBE_INTERVAL: Final = 4.0
+"""Between two probes of a silent path; 10 s in 1.18.0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +116,11 @@ class TunnelConfig:
     relayed_exchanges_per_second: float = 5.0
     """The same per relayed sender, which is one node."""
     relayed_exchange_burst: int = 5
+    reply_whitelist: frozenset[int] = frozenset()
+    """Nodes whose key exchange frames no rate limits. Anybody can claim to be one of
+    them, so the list takes their protection away."""
+    rekey_whitelist: frozenset[int] = frozenset()
+    """Nodes that may be asked for their keys at any time, without the pause of 3 s."""
     resolve_timeout: float = 20.0
     """Seconds until a path that nobody resolved counts as not found."""
     lookup_timeout: float = 10.0

@@ -20,7 +20,6 @@ from pilotfleet.errors import Busy, DecodeError
 from pilotfleet.protocol.beacon import (
     HANDSHAKE_WAITING,
     Delivery,
-    Discover,
     Notify,
     PunchCommand,
     Reflection,
@@ -118,6 +117,11 @@ class TunnelEndpoint(Upkeep):
         entry = self._peers.get(peer)
         return entry is not None and entry.path.relayed
 
+    def knows_address(self, peer: int) -> bool:
+        """Tell whether it is known where the peer is; True for a forgotten one."""
+        entry = self._peers.get(peer)
+        return entry is None or entry.path.address is not None
+
     def max_payload(self, peer: int) -> int:
         """Return the payload size that a packet to the peer may have."""
         entry = self._peers.get(peer)
@@ -154,8 +158,9 @@ class TunnelEndpoint(Upkeep):
                     self._receive_frame(frame, None, now)
             # A beacon can make us send three datagrams of four bytes anywhere: no more
             # than it could send itself.
-            case PunchCommand(endpoint) if endpoint[1]:
+            case PunchCommand(endpoint) if endpoint[1] and not self.relay_only:
                 self._out.extend([(PUNCH, endpoint)] * _PUNCHES)
+                self._greet_punched(endpoint, now)
             case Reflection(endpoint):
                 self._emit_if_room(Reflected(endpoint))
             case Notify(kind) if kind == HANDSHAKE_WAITING:
@@ -200,7 +205,7 @@ class TunnelEndpoint(Upkeep):
         except DecodeError as error:
             data = self._open_failed(peer, frame, source, now)
             if data is None:
-                self._count_failure(error)
+                self._count_failure(peer, error)
                 return
         self._opened(peer, data, source, now)
 
@@ -212,7 +217,8 @@ class TunnelEndpoint(Upkeep):
         # its source address proves nothing, the seal does (5.3 rule 6).
         peer.exchange = None
         if source is None:
-            peer.path.received_by_relay(now)
+            if peer.path.received_by_relay(now):
+                self._leave_direct(peer, now)
         elif peer.path.received_directly(source, now) and peer.growth is not None:
             self._grow(peer, peer.growth, now)
         try:
@@ -229,7 +235,7 @@ class TunnelEndpoint(Upkeep):
         stats.packets_received += 1
         stats.bytes_received += len(data)
         if packet.protocol == Protocol.CONTROL:
-            self._receive_control(peer, packet, now)
+            self._receive_control(peer, packet, source, now)
         elif packet.protocol <= Protocol.DATAGRAM:
             self._deliver(peer, packet, relayed=source is None, now=now)
 
@@ -246,10 +252,14 @@ class TunnelEndpoint(Upkeep):
             return
         self._emit_if_room(PacketReceived(peer.node, packet, relayed))
 
-    def _receive_control(self, peer: Peer, packet: Packet, now: float) -> None:
+    def _receive_control(
+        self, peer: Peer, packet: Packet, source: Endpoint | None, now: float
+    ) -> None:
         # Answered without counting as traffic: pings of a peer that nobody talks to
         # must not keep the tunnel in use.
         if control.wants_pong(packet):
+            if self.admits is not None and not self.admits(peer.node):
+                return
             if len(packet.payload) > SEGMENT_SIZE and peer.path.relayed:
                 # A size probe that could only be answered on another path.
                 return
@@ -261,6 +271,12 @@ class TunnelEndpoint(Upkeep):
                 return
             if not self._hello_or_probe_answered(peer, packet, now):
                 self._emit_if_room(PongReceived(peer.node, packet))
+        elif packet.flags & Flag.ACK and source is not None and not peer.path.pinned:
+            # The peer looks for a direct path, and three frames from us are what it
+            # waits for. If nobody uses the tunnel here, it gets none otherwise. Not
+            # answered in turn: these carry no ACK.
+            answer = control.keepalive(self.node_id)
+            self._transmit(peer, answer, now, to=source)
 
     # What the application wants
 
@@ -277,7 +293,7 @@ class TunnelEndpoint(Upkeep):
         entry.last_traffic = now
         self._transmit(entry, packet, now)
         if entry.path.sent(now):
-            self._use_relay(entry, now, probe_in=UPGRADE_INTERVAL)
+            self._schedule(entry, max(now, entry.path.blackhole_at))
 
     def ping(
         self, peer: int, payload: bytes, *, src_port: int, seq: int, now: float
@@ -285,12 +301,6 @@ class TunnelEndpoint(Upkeep):
         """Send a control ping; its answer is `PongReceived`. Payload not empty."""
         packet = control.ping(self.node_id, peer, payload, src_port=src_port, seq=seq)
         self.send_packet(peer, packet, now)
-
-    def discover(self, now: float) -> None:
-        """Tell the beacon where this node is; it answers with `Reflected`."""
-        del now  # Sent at once: the owner keeps the cadence for all its nodes.
-        if self.beacon is not None:
-            self._out.append((Discover(self.node_id).encode(), self.beacon))
 
     def set_peer_path(
         self, peer: int, *, address: Endpoint | None, relay_only: bool, now: float
@@ -304,7 +314,7 @@ class TunnelEndpoint(Upkeep):
             return
         entry.resolve_by = NEVER
         path = entry.path
-        path.pin(relay_only)
+        path.pin(relay_only or self.relay_only)
         if entry.session is not None:
             # Where frames come from directly is better than this. But a relayed peer
             # may have moved, as after its restart: probes go to what is known now.

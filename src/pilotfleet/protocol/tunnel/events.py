@@ -18,6 +18,8 @@ __all__ = [
     "PayloadGrew",
     "PongReceived",
     "Reflected",
+    "RelayActivated",
+    "ReplayDetected",
     "TunnelEstablished",
     "TunnelFailed",
 ]
@@ -100,6 +102,21 @@ class PayloadGrew:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class RelayActivated:
+    """Packets to the peer go through the beacon from now on."""
+
+    peer: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayDetected:
+    """An authentic frame of the peer came a second time, or much too late."""
+
+    peer: int
+    counter: int
+
+
 Event: TypeAlias = (
     PacketReceived
     | PathWanted
@@ -110,4 +127,6 @@ Event: TypeAlias = (
     | HandshakeWaiting
     | Reflected
     | PayloadGrew
+    | RelayActivated
+    | ReplayDetected
 )

@@ -13,14 +13,22 @@ from typing import TYPE_CHECKING, Final
 from pilotfleet.errors import Busy, DecodeError
 from pilotfleet.protocol.tunnel.config import (
     DUPLICATE_EXCHANGE,
+    EXCHANGE_INTERVAL,
     FAILURES_BEFORE_REQUEST,
+    FIRST_UPGRADE,
+    PUNCH_REPEAT,
+    RELAY_COPY_DELAY,
 )
-from pilotfleet.protocol.tunnel.events import KeyWanted, TunnelEstablished
+from pilotfleet.protocol.tunnel.events import (
+    KeyWanted,
+    ReplayDetected,
+    TunnelEstablished,
+)
 from pilotfleet.protocol.tunnel.frames import decode_key_exchange
 from pilotfleet.protocol.tunnel.links import Links
-from pilotfleet.protocol.tunnel.peer import Exchange, Peer
+from pilotfleet.protocol.tunnel.peer import NEVER, Exchange, Peer
 from pilotfleet.protocol.tunnel.reception import Greeting
-from pilotfleet.protocol.tunnel.session import Forged
+from pilotfleet.protocol.tunnel.session import Replayed
 
 if TYPE_CHECKING:
     from pilotfleet.protocol.address import Endpoint
@@ -36,8 +44,6 @@ _UNHEARD: Final = 6.0
 """Seconds after which a repeated PILA is answered if nothing was opened (6.2)."""
 
 # Ours.
-_FIRST_UPGRADE: Final = 1.0
-"""Seconds until a peer first met by relay is probed directly."""
 _PREVIOUS_OPENS: Final = 4
 """Frames under the replaced session, and none under the new one, that show that the
 new one was made from a recorded PILA."""
@@ -97,6 +103,11 @@ class KeyExchanger(Links):
         # From here on a frame costs a lookup or a signature check, so it takes a token
         # first: anybody can send these without knowing a key.
         if not self._strangers().admits(node, source, now):
+            self.stats.exchanges_refused += 1
+            return
+        # Whom we have greeted ourselves may answer.
+        is_answer = peer is not None and peer.exchange is not None
+        if not is_answer and not self._is_admitted(node):
             self.stats.exchanges_refused += 1
             return
         known_key = peer.public_key if peer is not None else None
@@ -191,7 +202,7 @@ class KeyExchanger(Links):
             # The relayed copy often wins the race. A path that proved itself a moment
             # ago is not given up for that.
             if not path.is_confirmed(now):
-                self._use_relay(peer, now, probe_in=_FIRST_UPGRADE)
+                self._use_relay(peer, now, probe_in=FIRST_UPGRADE)
         self.stats.sessions += 1
         # The answer goes first: the peer needs it to open what was queued.
         self._reply(peer.node, self._ring.announcement(), source)
@@ -234,12 +245,53 @@ class KeyExchanger(Links):
 
     def _start_exchange(self, peer: Peer, now: float, *, request: bool = False) -> None:
         """Send the first PILA of a series, with a punch request (9.5 step 2)."""
-        peer.exchange = Exchange()
-        self._punch(peer)
+        peer.exchange = exchange = Exchange()
+        self._punch(peer, now)
         # A peer we met under this key may hold a session that we dropped. It is silent
         # on a PILA it knows, so only PILK makes it answer (6.4).
         request = request or self._ring.has_met(peer.node)
-        self._send_exchange(peer, now, request=request)
+        path = peer.path
+        if request or path.relayed or path.address is None or self.beacon is None:
+            self._send_exchange(peer, now, request=request)
+            return
+        # First directly: whoever installs the session from a relayed copy keeps to the
+        # relay (a 1.18.0 peer for minutes), though the direct one is a moment behind.
+        exchange.sent(now)
+        exchange.deadline = exchange.relay_at = now + RELAY_COPY_DELAY
+        self._out.append((self._ring.announcement(), path.address))
+        self._schedule(peer, exchange.deadline)
+
+    def _greet_further(self, peer: Peer, exchange: Exchange, now: float) -> None:
+        """Repeat the direct greeting, or send the relay copy that is due."""
+        if exchange.repeat_to is not None:
+            self._out.append((self._ring.announcement(), exchange.repeat_to))
+            exchange.repeat_to = None
+            exchange.deadline = max(now, exchange.relay_at)
+            return
+        exchange.relay_at = NEVER
+        exchange.deadline = now + EXCHANGE_INTERVAL - RELAY_COPY_DELAY
+        # The request as well. The direct greeting may have arrived and only its answer
+        # been lost, and then the peer has nothing to say to the same greeting (6.2).
+        self._offer(peer, self._ring.announcement())
+        self._relay(peer.node, self._ring.request())
+        self._schedule(peer, exchange.deadline)
+
+    def _greet_punched(self, endpoint: Endpoint, now: float) -> None:
+        """Use the hole that both sides make just now."""
+        peer = self._punched(endpoint, now)
+        if peer is None:
+            return
+        peer.path.candidate = endpoint
+        # The first greeting came too early: it is the peer's own packet to us, sent on
+        # the same command, that opens its NAT.
+        exchange = peer.exchange
+        if peer.session is not None or exchange is None:
+            return
+        self._out.append((self._ring.announcement(), endpoint))
+        if exchange.relay_at != NEVER:
+            exchange.repeat_to = endpoint
+            exchange.deadline = min(exchange.deadline, now + PUNCH_REPEAT)
+            self._schedule(peer, exchange.deadline)
 
     def _send_exchange(self, peer: Peer, now: float, *, request: bool) -> None:
         exchange = peer.exchange
@@ -306,11 +358,12 @@ class KeyExchanger(Links):
             previous.failures = 0
         return packet
 
-    def _count_failure(self, error: DecodeError) -> None:
-        if isinstance(error, Forged):
-            self.stats.forged += 1
-        else:
+    def _count_failure(self, peer: Peer, error: DecodeError) -> None:
+        if isinstance(error, Replayed):
             self.stats.replayed += 1
+            self._emit_if_room(ReplayDetected(peer.node, error.counter))
+        else:
+            self.stats.forged += 1
 
     def _request_key(self, node: int, source: Endpoint | None, now: float) -> None:
         """React to frames under a key we do not have: PILA and PILK (6.4)."""

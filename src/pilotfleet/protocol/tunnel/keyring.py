@@ -65,6 +65,11 @@ class KeyRing:
         self._announcement: bytes | None = None
         self._request: bytes | None = None
 
+    def sign_as(self, signer: Identity) -> None:
+        """Sign what is announced from now on with another identity."""
+        self._signer = signer
+        self.forget_frames()
+
     def announcement(self) -> bytes:
         """Return the own PILA."""
         if self._announcement is None:

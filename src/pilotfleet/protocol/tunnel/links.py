@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pilotfleet.errors import Busy
-from pilotfleet.protocol.beacon import PunchRequest, Relay
+from pilotfleet.protocol.beacon import Discover, PunchRequest, Relay
 from pilotfleet.protocol.tunnel.config import KEEPALIVE_INTERVAL
 from pilotfleet.protocol.tunnel.events import (
     Event,
     KeyWanted,
     PathWanted,
     PayloadGrew,
+    RelayActivated,
     TunnelFailed,
 )
 from pilotfleet.protocol.tunnel.keyring import KeyRing
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Links"]
 
+# Ours.
+_PUNCH_ANSWER: Final = 2.0
+_MAX_PUNCHING: Final = 64
+
 
 class Links:
     """The lowest layer of `TunnelEndpoint`: peers, and what goes out for them.
@@ -47,10 +52,13 @@ class Links:
         "_heap",
         "_out",
         "_peers",
+        "_punching",
         "_queued",
         "_reception",
         "_ring",
+        "admits",
         "beacon",
+        "relay_only",
         "stats",
     )
 
@@ -74,8 +82,14 @@ class Links:
         # An empty deque takes 600 bytes, and most endpoints of a host are idle.
         self._events: deque[Event] | None = None
         self._reception: Reception | None = None
+        self._punching: dict[int, float] | None = None
+        """Peers whose punch request is under way, and until when."""
+        self.admits: Callable[[int], bool] | None = None
+        """Says which strangers may exchange keys and get pongs; None: everybody."""
         self.beacon: Endpoint | None = None
         """Where discover, punch and relay requests go."""
+        self.relay_only = False
+        """Hide where this node is: no peer gets a datagram of it but by relay."""
         self.stats = TunnelStats()
 
     @property
@@ -88,6 +102,10 @@ class Links:
         # Frames made ahead name the old id, and peers select the session by it.
         self._ring.node_id = node_id
         self._ring.forget_frames()
+
+    def set_identity(self, identity: Identity) -> None:
+        """Sign key exchanges with another identity; sessions go on as they are."""
+        self._ring.sign_as(identity)
 
     def next_event(self) -> Event | None:
         """Take the oldest event."""
@@ -130,6 +148,9 @@ class Links:
         else:
             self._emit(event)
 
+    def _is_admitted(self, node: int) -> bool:
+        return self.admits is None or self.admits(node)
+
     def _strangers(self) -> Reception:
         if self._reception is None:
             self._reception = Reception(self._config)
@@ -141,6 +162,7 @@ class Links:
             if len(self._peers) >= self._config.max_peers:
                 raise Busy(f"all {self._config.max_peers} tunnels are in use")
             peer = self._peers[node] = Peer(node, now)
+            peer.path.pin(self.relay_only)
         return peer
 
     def _forget(self, peer: Peer) -> None:
@@ -191,20 +213,26 @@ class Links:
             self._emit(KeyWanted(peer.node))
         self._schedule(peer, peer.resolve_by)
 
-    def _transmit(self, peer: Peer, packet: bytes, now: float) -> None:
-        """Seal one packet for a peer with a session, and send it on its path."""
+    def _transmit(
+        self, peer: Peer, packet: bytes, now: float, *, to: Endpoint | None = None
+    ) -> None:
+        """Seal one packet for a peer with a session; send it there, or on its path."""
         session = peer.session
         assert session is not None
         # Sealed once and sent once. The same frame on two paths would be a replay, for
         # which 1.18.0 tears the session down (5.4).
         frame = session.seal(packet)
         path = peer.path
-        path.last_send = now
+        if to is None:
+            # Probes go beside the path and keep nothing on it alive.
+            path.last_send = now
         stats = self.stats
         stats.packets_sent += 1
         stats.bytes_sent += len(packet)
-        if path.address is not None and not path.relayed:
-            self._out.append((frame, path.address))
+        if to is None and not path.relayed:
+            to = path.address
+        if to is not None:
+            self._out.append((frame, to))
         else:
             self._relay(peer.node, frame)
         # An idle peer sleeps until it is forgotten; the first packet brings back the
@@ -217,7 +245,7 @@ class Links:
         # Not where we believe the peer to be: an invented sender could otherwise aim
         # our answers at somebody else, and behind a NAT only this path is known to be
         # open.
-        if source is None:
+        if source is None or self.relay_only:
             self._relay(node, frame)
         else:
             self._out.append((frame, source))
@@ -228,15 +256,46 @@ class Links:
             return
         self._out.append((Relay(self.node_id, node, frame).encode(), self.beacon))
 
-    def _punch(self, peer: Peer) -> None:
+    def discover(self, now: float) -> None:
+        """Tell the beacon where this node is; it answers with `Reflected`."""
+        del now  # Sent at once: the owner keeps the cadence for all its nodes.
+        if self.beacon is not None:
+            self._out.append((Discover(self.node_id).encode(), self.beacon))
+
+    def _punch(self, peer: Peer, now: float) -> None:
         # A relay-only peer wants no direct path (9.2).
-        if self.beacon is not None and not peer.path.pinned:
-            request = PunchRequest(self.node_id, peer.node)
-            self._out.append((request.encode(), self.beacon))
+        if self.beacon is None or peer.path.pinned:
+            return
+        request = PunchRequest(self.node_id, peer.node)
+        self._out.append((request.encode(), self.beacon))
+        punching = self._punching = self._punching or {}
+        punching.pop(peer.node, None)
+        punching[peer.node] = now + _PUNCH_ANSWER
+        if len(punching) > _MAX_PUNCHING:
+            del punching[next(iter(punching))]
+
+    def _punched(self, endpoint: Endpoint, now: float) -> Peer | None:
+        """Return whose endpoint a punch command names, if we asked for it.
+
+        The command does not say. It is the peer at that IP, or the only one.
+        """
+        punching = {n: t for n, t in (self._punching or {}).items() if t > now}
+        waiting = [self._peers[node] for node in punching if node in self._peers]
+        found = waiting[0] if len(waiting) == 1 else None
+        for peer in waiting:
+            if peer.path.address is not None and peer.path.address[0] == endpoint[0]:
+                found = peer
+                break
+        if found is not None:
+            del punching[found.node]
+        self._punching = punching or None
+        return found
 
     def _use_relay(self, peer: Peer, now: float, *, probe_in: float) -> None:
         if self.beacon is None:
             return
+        if not peer.path.relayed:
+            self._emit_if_room(RelayActivated(peer.node))
         peer.path.use_relay(now, probe_in=probe_in)
         # The size was found on the direct path; the relay's is unknown and its header
         # takes room (11.1).

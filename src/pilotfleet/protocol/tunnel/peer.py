@@ -18,6 +18,7 @@ from pilotfleet.protocol.tunnel.config import (
 from pilotfleet.protocol.tunnel.path import Path
 
 if TYPE_CHECKING:
+    from pilotfleet.protocol.address import Endpoint
     from pilotfleet.protocol.tunnel.growth import Growth
     from pilotfleet.protocol.tunnel.session import Session
 
@@ -29,10 +30,14 @@ NEVER: Final = float("inf")
 class Exchange:
     """A key exchange of our own that waits for its answer (wire.md 6.4)."""
 
-    __slots__ = ("deadline", "given_up", "sends")
+    __slots__ = ("deadline", "given_up", "relay_at", "repeat_to", "sends")
 
     def __init__(self) -> None:
         self.sends = 0
+        self.relay_at = NEVER
+        """When the relay copy of a greeting leaves that first went directly only."""
+        self.repeat_to: Endpoint | None = None
+        """Where the greeting is said once more before that."""
         self.given_up = False
         self.deadline = NEVER
 
@@ -136,6 +141,7 @@ class Peer:
             return deadline
         if self.growth is not None:
             deadline = min(deadline, self.growth.deadline)
+        deadline = min(deadline, self.path.blackhole_at)
         if self.is_in_use(now):
             path = self.path
             keepalive_at = path.last_send + KEEPALIVE_INTERVAL

@@ -77,6 +77,8 @@ class Reception:
 
     def admits(self, node: int, source: Endpoint | None, now: float) -> bool:
         """Take a token for a frame that costs work or an answer (6.2 rule 2)."""
+        if node in self._config.reply_whitelist:
+            return True
         if source is None:
             return self._relayed.allow(node, now)
         return self._direct.allow(source[0], now)
@@ -87,6 +89,8 @@ class Reception:
         It takes a token as well: frames with invented senders must not turn this
         node into an amplifier.
         """
+        if node in self._config.rekey_whitelist:
+            return self.admits(node, source, now)
         return (
             not self._requests.is_cooling(node, now)
             and self.admits(node, source, now)

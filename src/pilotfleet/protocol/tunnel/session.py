@@ -30,6 +30,10 @@ class Forged(DecodeError):
 class Replayed(DecodeError):
     """The frame opens, but its counter was seen or is too old."""
 
+    def __init__(self, counter: int, verdict: Verdict) -> None:
+        super().__init__(f"sealed frame with counter {counter}: {verdict.value}")
+        self.counter = counter
+
 
 class Session:
     """An AES-256-GCM key both sides hold, and what must never repeat under it.
@@ -134,7 +138,7 @@ class Session:
         counter = int.from_bytes(frame[PREFIX_END:NONCE_END])
         verdict = self.replay.accept(prefix, counter)
         if verdict is not Verdict.ACCEPT:
-            raise Replayed(f"sealed frame with counter {counter}: {verdict.value}")
+            raise Replayed(counter, verdict)
         self.has_opened = True
         self.failures = 0
         return packet

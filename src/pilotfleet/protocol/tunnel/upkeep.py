@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Final
 
 from pilotfleet.protocol.tunnel import control
 from pilotfleet.protocol.tunnel.config import (
+    FIRST_UPGRADE,
     KEEPALIVE_INTERVAL,
     PATH_PROBE_INTERVAL,
     PATH_PROBES,
     PATH_SILENCE,
+    RELAY_OPENS,
     RESET_INTERVAL_AFTER_GIVING_UP,
     UPGRADE_INTERVAL,
 )
@@ -90,6 +92,8 @@ class Upkeep(KeyExchanger):
             self._recover(peer, now)
         # The peer stays through a pause, without a session: forgetting it at once would
         # let the next packet begin the whole series again (6.4).
+        elif exchange.relay_at != NEVER:
+            self._greet_further(peer, exchange, now)
         elif exchange.is_spent:
             exchange.give_up(now)
             self._fail(peer, "the peer does not answer")
@@ -118,7 +122,7 @@ class Upkeep(KeyExchanger):
         # bridge the time.
         self._drop_session(peer)
         self._fall_back(peer)
-        peer.path.pin(False)
+        peer.path.pin(self.relay_only)
         self._use_relay(peer, now, probe_in=UPGRADE_INTERVAL)
         self._resolve(peer, now)
         self._start_exchange(peer, now, request=True)
@@ -127,6 +131,8 @@ class Upkeep(KeyExchanger):
         """Keep a tunnel with a session usable."""
         if peer.growth is not None and now >= peer.growth.deadline:
             self._growth_timed_out(peer, peer.growth, now)
+        if now >= peer.path.blackhole_at:
+            self._doubt(peer, now)
         # Keepalives and probes for peers that nobody talks to would be the larger part
         # of a big host's traffic.
         if not peer.is_in_use(now):
@@ -142,12 +148,58 @@ class Upkeep(KeyExchanger):
         if peer.session is not None and now - path.last_send >= KEEPALIVE_INTERVAL:
             self._transmit(peer, control.keepalive(self.node_id), now)
 
-    def _probe_path(self, peer: Peer, now: float) -> None:
-        if peer.path_probes >= PATH_PROBES:
-            self._reset_path(peer, now)
+    def moved(self, now: float) -> None:
+        """Take note that this machine has another address.
+
+        Peers cannot reach the old one, and NATs let nothing in from the new one yet:
+        tunnels in use go through the beacon until their paths are punched again.
+        """
+        for peer in self._peers.values():
+            if peer.session is not None and not peer.path.pinned:
+                self._use_relay(peer, now, probe_in=FIRST_UPGRADE)
+
+    def _doubt(self, peer: Peer, now: float) -> None:
+        """Ask a peer that reacts to nothing; then take the relay."""
+        path = peer.path
+        if path.asked_at:
+            if self.beacon is None:
+                path.absolve()
+            else:
+                self._leave_direct(peer, now)
             return
+        # It may have nothing to say, like whoever takes datagrams. A living 1.18.0 peer
+        # without anything to say is moved to the relay; one that was asked is not.
+        path.asked_at = now
+        self._ask(peer, now)
+
+    def _leave_direct(self, peer: Peer, now: float) -> None:
+        """Take the relay because the direct path fell silent."""
+        peer.path.died(now)
+        self._use_relay(peer, now, probe_in=FIRST_UPGRADE)
+        # What killed the path, a NAT that forgot us or a new address of ours, made the
+        # beacon's knowledge of us old, too.
+        self.discover(now)
+        # The peer shall answer by relay from now on, and so many frames tell it to.
+        for _ in range(RELAY_OPENS):
+            self._ask(peer, now)
+
+    def _probe_path(self, peer: Peer, now: float) -> None:
+        path = peer.path
+        if peer.path_probes >= PATH_PROBES:
+            if path.relayed or self.beacon is None:
+                self._reset_path(peer, now)
+                return
+            # Before the keys are given up the relay has its chance.
+            self._leave_direct(peer, now)
+            peer.path_probes = 0
         peer.path_probes += 1
         peer.next_path_probe = now + PATH_PROBE_INTERVAL
+        if path.relayed:
+            # Perhaps it is the beacon that does not find us any more.
+            self.discover(now)
+        self._ask(peer, now)
+
+    def _ask(self, peer: Peer, now: float) -> None:
         probe = control.ping(self.node_id, peer.node, control.PATH_PROBE)
         self._transmit(peer, probe, now)
 
@@ -157,12 +209,15 @@ class Upkeep(KeyExchanger):
         # One punch per series opens our peer's NAT; the five probes then count there as
         # direct opens, three of which end the relaying (9.3).
         if path.next_probe(now):
-            self._punch(peer)
+            self._punch(peer, now)
             # A peer that was restarted has a new port, which only the registry knows.
             self._resolve(peer, now)
-        if path.address is not None and peer.session is not None:
-            probe = control.upgrade_probe(self.node_id, peer.node)
-            self._out.append((peer.session.seal(probe), path.address))
+        if peer.session is None:
+            return
+        probe = control.upgrade_probe(self.node_id, peer.node)
+        for endpoint in {path.address, path.candidate}:
+            if endpoint is not None:
+                self._transmit(peer, probe, now, to=endpoint)
 
     def want_large_payload(self, peer: int, now: float) -> None:
         """Find out whether the path carries more than 1152 bytes of payload."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from pilotfleet.errors import StorageError
 from pilotfleet.registry.directory.hostnames import HostClaim, HostnameIndex
 from pilotfleet.registry.directory.idset import IdSet
 from pilotfleet.registry.directory.liveness import (
@@ -31,7 +32,7 @@ from pilotfleet.registry.directory.records import (
     seen_key,
 )
 from pilotfleet.registry.directory.refusal import Refused
-from pilotfleet.registry.directory.trust import TrustTable
+from pilotfleet.registry.directory.trust import Grant, TrustTable
 from pilotfleet.registry.store.base import Change
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ class Directory:
             "netname": self._apply_netname,
             "member": self._apply_member,
             "invite": self._apply_invite,
-            "trust": self._apply_trust,
+            "trust": self._apply_old_trust,
+            "grant": self._apply_grant,
             "mail": self._apply_mail,
             "polo": self._apply_polo,
             "seen": self._apply_seen,
@@ -270,12 +272,17 @@ class Directory:
         else:
             self._keep_early("net", network, entry)
 
-    def _apply_trust(self, rest: str, entry: Entry) -> None:
+    def _apply_old_trust(self, rest: str, entry: Entry) -> None:
         one, other = _two_numbers(rest)
-        if entry.value is None:
-            self.trust.remove(one, other)
-        else:
-            self.trust.add(one, other)
+        self.trust.set_old_pair(one, other, exists=entry.value is not None)
+
+    def _apply_grant(self, rest: str, entry: Entry) -> None:
+        node, peer = _two_numbers(rest)
+        try:
+            grant = None if entry.value is None else Grant(entry.value)
+        except ValueError:
+            raise StorageError(f"entry {entry.key} cannot be read") from None
+        self.trust.set_grant(node, peer, grant)
 
     def _apply_mail(self, rest: str, entry: Entry) -> None:
         if entry.value is None:

@@ -6,12 +6,16 @@ and return the box as it becomes; the caller stores it.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 from pilotfleet.registry.directory.records import MailRecord, MailRequest, MailResponse
 from pilotfleet.registry.directory.refusal import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 __all__ = [
     "EMPTY",
@@ -20,7 +24,9 @@ __all__ = [
     "add_request",
     "add_response",
     "emptied",
-    "settled",
+    "entry_id",
+    "without_entries",
+    "without_mark",
 ]
 
 # From the specification.
@@ -31,6 +37,8 @@ MAX_REQUESTS: Final = 100
 MAX_RESPONSES: Final = 100
 MAX_ASKED: Final = 1024
 """Marks kept per node; the oldest goes first."""
+ID_SIZE: Final = 8
+_ENCODER: Final = msgspec.msgpack.Encoder()
 
 
 class Mailbox(NamedTuple):
@@ -73,16 +81,24 @@ def add_response(box: MailRecord, response: MailResponse) -> MailRecord:
     return msgspec.structs.replace(box, responses=responses)
 
 
-def settled(box: MailRecord, sender: int) -> MailRecord:
-    """Return the box without the mark that ``sender`` asked.
-
-    Raises:
-        Refused: There is no such mark.
-    """
-    if sender not in box.asked:
-        raise Refused(f"no pending handshake request from node {sender}")
+def without_mark(box: MailRecord, sender: int) -> MailRecord:
+    """Return the box without the mark that ``sender`` asked."""
     asked = tuple(node for node in box.asked if node != sender)
     return msgspec.structs.replace(box, asked=asked)
+
+
+def entry_id(entry: MailRequest | MailResponse) -> str:
+    """Return what an entry is acknowledged by: all that it says, in short."""
+    return blake2b(_ENCODER.encode(entry), digest_size=ID_SIZE).hexdigest()
+
+
+def without_entries(box: MailRecord, ids: Collection[str]) -> MailRecord:
+    """Return the box without the entries of these ids: the marks stay."""
+    return MailRecord(
+        tuple(entry for entry in box.requests if entry_id(entry) not in ids),
+        tuple(entry for entry in box.responses if entry_id(entry) not in ids),
+        box.asked,
+    )
 
 
 def emptied(box: MailRecord) -> MailRecord:

@@ -109,7 +109,7 @@ def decide_respond_invite(
         return Decision(reply, [forget])
     locks = (node_key(node), network_key(number))
     # The invitation goes last: while it is there, accepting can be repeated.
-    joined = [] if node in network.members else join_changes(network, node)
+    joined = [] if node in network.members else join_changes(directory, network, node)
     return Decision(reply, [*joined, forget], locks=locks)
 
 

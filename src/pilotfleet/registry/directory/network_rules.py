@@ -36,6 +36,7 @@ __all__ = [
     "MEMBER",
     "OWNER",
     "NewNetwork",
+    "check_policy",
     "decide_create",
     "decide_delete",
     "decide_join",
@@ -92,15 +93,15 @@ def require_enterprise(network: Network) -> None:
 
 
 def decide_create(
-    directory: Directory, creator: int, asked: NewNetwork, *, now: int
+    directory: Directory, creator: int | None, asked: NewNetwork, *, now: int
 ) -> Decision:
-    """Create a network; its creator becomes the owner.
+    """Create a network; its creator becomes the owner, if it has one.
 
     Raises:
         Refused: The creator, the name or the rule is not acceptable.
     """
     _check_name(directory, asked.name)
-    if directory.nodes.get_live(creator) is None:
+    if creator is not None and directory.nodes.get_live(creator) is None:
         raise Refused(f"node {creator} not registered")
     if asked.rule not in RULES:
         raise Refused(f'invalid join rule "{asked.rule[:32]}"')
@@ -121,22 +122,27 @@ def decide_create(
         enterprise=asked.enterprise,
         policy=_checked_policy(asked.policy),
     )
-    owner = encode_record(MemberRecord(OWNER))
     changes = [
         _name_claim(directory, asked.name, number),
         Change(network_key(number), encode_record(record), 0),
-        Change(member_key(number, creator), owner, 0),
     ]
+    locks: tuple[str, ...] = ()
+    if creator is not None:
+        owner = encode_record(MemberRecord(OWNER))
+        changes.append(Change(member_key(number, creator), owner, 0))
+        locks = (node_key(creator),)
     reply = {
         "type": "create_network_ok",
         "network_id": number,
         "name": asked.name,
         "enterprise": asked.enterprise,
     }
-    return Decision(reply, changes, locks=(node_key(creator),))
+    return Decision(reply, changes, locks=locks)
 
 
-def decide_join(network: Network, node: int, token: str) -> Decision:
+def decide_join(
+    directory: Directory, network: Network, node: int, token: str
+) -> Decision:
     """Make ``node`` a member.
 
     Raises:
@@ -154,12 +160,12 @@ def decide_join(network: Network, node: int, token: str) -> Decision:
         "network_id": record.id,
         "address": str(Address(record.id, node)),
     }
-    changes = join_changes(network, node)
+    changes = join_changes(directory, network, node)
     return Decision(reply, changes, locks=_join_locks(network, node))
 
 
-def join_changes(network: Network, node: int) -> list[Change]:
-    """Return what makes ``node`` a member.
+def join_changes(directory: Directory, network: Network, node: int) -> list[Change]:
+    """Return what makes ``node`` a member, in the role that waits for it.
 
     Raises:
         Refused: The network is full, or the node a member.
@@ -169,7 +175,8 @@ def join_changes(network: Network, node: int) -> list[Change]:
         raise Refused(f"node {node} already in network {record.id}")
     if record.max_members and len(network.members) >= record.max_members:
         raise Refused("network membership limit reached")
-    return [Change(member_key(record.id, node), encode_record(MemberRecord()), 0)]
+    member = MemberRecord(_assigned_role(directory, network, node))
+    return [Change(member_key(record.id, node), encode_record(member), 0)]
 
 
 def decide_leave(directory: Directory, network: Network, node: int) -> Decision:
@@ -236,14 +243,7 @@ def decide_set_policy(
     Raises:
         Refused: A value is out of its range.
     """
-    if max_members > MAX_MEMBERS:
-        raise Refused(f"invalid max_members: must be 0 to {MAX_MEMBERS}")
-    if len(ports) > MAX_PORTS:
-        raise Refused(f"too many allowed_ports (max {MAX_PORTS})")
-    if not all(0 < port <= 0xFFFF for port in ports):
-        raise Refused("invalid allowed_ports: must be 1 to 65535")
-    if len(description.encode()) > MAX_DESCRIPTION:
-        raise Refused(f"description too long (max {MAX_DESCRIPTION} chars)")
+    check_policy(max_members, ports, description)
     record = msgspec.structs.replace(
         network.record,
         max_members=max_members,
@@ -258,6 +258,22 @@ def decide_set_policy(
         "description": description,
     }
     return _change(network, record, reply)
+
+
+def check_policy(max_members: int, ports: tuple[int, ...], description: str) -> None:
+    """Check the limits of a network.
+
+    Raises:
+        Refused: A value is out of its range.
+    """
+    if max_members > MAX_MEMBERS:
+        raise Refused(f"invalid max_members: must be 0 to {MAX_MEMBERS}")
+    if len(ports) > MAX_PORTS:
+        raise Refused(f"too many allowed_ports (max {MAX_PORTS})")
+    if not all(0 < port <= 0xFFFF for port in ports):
+        raise Refused("invalid allowed_ports: must be 1 to 65535")
+    if len(description.encode()) > MAX_DESCRIPTION:
+        raise Refused(f"description too long (max {MAX_DESCRIPTION} chars)")
 
 
 def decide_set_expr_policy(network: Network, policy: str) -> Decision:
@@ -298,6 +314,16 @@ def _check_name(directory: Directory, name: str) -> None:
 def _name_claim(directory: Directory, name: str, number: int) -> Change:
     expected = directory.networks.name_revision(name)
     return Change(netname_key(name), encode_record(Claim(number)), expected)
+
+
+def _assigned_role(directory: Directory, network: Network, node: int) -> str:
+    """Return the role that the administrator has kept for a node's external ID."""
+    found = directory.nodes.get_live(node)
+    if not network.record.roles or found is None:
+        return MEMBER
+    role = dict(network.record.roles).get(found.record.external.lower(), MEMBER)
+    owned = any(member.record.role == OWNER for member in network.members.values())
+    return ADMIN if role == OWNER and owned else role
 
 
 def _join_locks(network: Network, node: int) -> tuple[str, ...]:

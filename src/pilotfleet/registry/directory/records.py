@@ -16,7 +16,8 @@ net.<id>                NetworkRecord; stays as a tombstone when deleted
 netname.<name>          Claim: the network with this name
 member.<net>.<node>     MemberRecord
 invite.<node>.<net>     InviteRecord
-trust.<low>.<high>      nothing but its existence
+grant.<node>.<peer>     Grant: what the node grants the peer
+trust.<low>.<high>      a pair as older releases wrote it: both granted all
 mail.<node>             MailRecord
 polo.<node>             PoloRecord
 seen.<block>            256 times of unix seconds, 32 bits each, little-endian
@@ -47,6 +48,7 @@ __all__ = [
     "PoloRecord",
     "decode_record",
     "encode_record",
+    "grant_key",
     "host_key",
     "invite_key",
     "key_key",
@@ -89,6 +91,8 @@ class NodeRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     rotations: int = 0
     expires: int = 0
     """When the key expires, unix seconds; 0: never."""
+    external: str = ""
+    """What directories outside know its owner as; said by the administrator."""
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
@@ -115,6 +119,8 @@ class NetworkRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     description: str = ""
     policy: str = ""
     """Expression policy, stored unread."""
+    roles: tuple[tuple[str, str], ...] = ()
+    """Roles for nodes that will join, by external ID in lower case."""
 
 
 class MemberRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -227,8 +233,13 @@ def invite_key(node: int, network: int) -> str:
     return f"invite.{node}.{network}"
 
 
+def grant_key(node: int, peer: int) -> str:
+    """Return the key of what ``node`` grants ``peer``."""
+    return f"grant.{node}.{peer}"
+
+
 def trust_key(one: int, other: int) -> str:
-    """Return the key of a trust pair; the order does not matter."""
+    """Return the key of an older release's pair; the order does not matter."""
     return f"trust.{min(one, other)}.{max(one, other)}"
 
 

@@ -122,6 +122,7 @@ def _end(node: Node) -> list[Change]:
         verified=record.verified,
         rotated=record.rotated,
         rotations=record.rotations,
+        external=record.external,
     )
     return [*changes, _node_change(ended, node.revision)]
 
@@ -187,7 +188,10 @@ def _revive(
         claims = _owner_claim(directory, owner, number)
     record = _new_record(number, asked, owner, now)
     record = msgspec.structs.replace(
-        record, rotated=node.record.rotated, rotations=node.record.rotations
+        record,
+        rotated=node.record.rotated,
+        rotations=node.record.rotations,
+        external=node.record.external,
     )
     return _Outcome(record, [*claims, *_forget_name(node), _record(node, record)])
 

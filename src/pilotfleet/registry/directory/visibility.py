@@ -8,26 +8,30 @@ if TYPE_CHECKING:
     from pilotfleet.registry.directory.directory import Directory
     from pilotfleet.registry.directory.nodes import Node
 
-__all__ = ["are_connected", "may_reach", "visible_bits"]
+__all__ = ["admits", "may_reach", "visible_bits"]
 
 
-def are_connected(directory: Directory, one: Node, other: Node) -> bool:
-    """Tell whether two nodes trust each other or share a network."""
-    if directory.trust.has(one.record.id, other.record.id):
+def admits(directory: Directory, node: Node, peer: Node) -> bool:
+    """Tell whether ``node``, if it is private, lets ``peer`` connect.
+
+    It has consented itself, or it shares a network with the peer.
+    """
+    if directory.trust.admits(node.record.id, peer.record.id):
         return True
-    return one.shares_network(other)
+    return node.shares_network(peer)
 
 
 def may_reach(directory: Directory, requester: Node, target: Node) -> bool:
     """Tell whether ``requester`` may know where ``target`` is."""
-    public = target.record.public
-    return public or are_connected(directory, requester, target)
+    if target.record.public or target.shares_network(requester):
+        return True
+    return directory.trust.shows(target.record.id, requester.record.id)
 
 
 def visible_bits(directory: Directory, requester: Node | None) -> int:
     """Return the bitmap of the live nodes that ``requester`` may find.
 
-    Public nodes for everybody; for a node also itself, those it trusts and the
+    Public nodes for everybody; for a node also itself, those that trust it and the
     members of its networks other than the backbone.
     """
     visible = directory.nodes.public.bits()

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pilotfleet.registry.directory.decision import Decision
     from pilotfleet.registry.directory.networks import Network
 
-__all__ = ["HANDLERS"]
+__all__ = ["HANDLERS", "checked_policy"]
 
 OWNER_ONLY: Final = (OWNER,)
 OWNER_OR_ADMIN: Final = (OWNER, ADMIN)
@@ -48,14 +48,14 @@ def create_network(desk: Desk, request: Request, _: PeerContext) -> Decision:
     """Make a network."""
     desk.require_admin(request)
     if request.get("rules"):
-        raise Refused("rules: invalid here, managed networks are not offered")
+        raise Refused("rules: not supported: managed networks are not offered")
     asked = NewNetwork(
         text(request, "name"),
         text(request, "join_rule") or "open",
         text(request, "token"),
         flag(request, "enterprise"),
         text(request, "network_admin_token"),
-        _policy_text(request),
+        checked_policy(request),
     )
     now = int(desk.clock.wall())
     return decide_create(desk.directory, node_number(request), asked, now=now)
@@ -67,7 +67,7 @@ def join_network(desk: Desk, request: Request, peer: PeerContext) -> Decision:
     network = _network(desk, request)
     node = desk.directory.node(node_number(request))
     desk.require_signature_or_admin(node, request, peer)
-    return decide_join(network, node.record.id, text(request, "token"))
+    return decide_join(desk.directory, network, node.record.id, text(request, "token"))
 
 
 def leave_network(desk: Desk, request: Request, peer: PeerContext) -> Decision:
@@ -103,20 +103,24 @@ def list_networks(desk: Desk, request: Request, _: PeerContext) -> Reply:
 
 
 def set_network_policy(desk: Desk, request: Request, _: PeerContext) -> Decision:
-    """Replace the policy of a network."""
+    """Change the policy of a network; what is not named stays as it is."""
     network = _network(desk, request)
     desk.require_role(network, request, node_number(request), OWNER_OR_ADMIN)
     require_enterprise(network)
-    ports = request.get("allowed_ports")
-    return decide_set_policy(
-        network,
-        number(request, "max_members", MAX_NODE),
+    kept = network.record
+    members, ports, description = kept.max_members, kept.ports, kept.description
+    if "max_members" in request:
+        members = number(request, "max_members", MAX_NODE)
+    if "allowed_ports" in request:
+        listed = request["allowed_ports"]
         # What is no port at all becomes 0 and is refused there.
-        tuple(number({"port": port}, "port", MAX_NODE) for port in ports)
-        if isinstance(ports, list)
-        else (),
-        text(request, "description"),
-    )
+        ports = tuple(
+            number({"port": port}, "port", MAX_NODE)
+            for port in (listed if isinstance(listed, list) else ())
+        )
+    if "description" in request:
+        description = text(request, "description")
+    return decide_set_policy(network, members, ports, description)
 
 
 def get_network_policy(desk: Desk, request: Request, _: PeerContext) -> Reply:
@@ -136,7 +140,7 @@ def set_expr_policy(desk: Desk, request: Request, _: PeerContext) -> Decision:
     network = _network(desk, request)
     desk.require_role(network, request, node_number(request), OWNER_OR_ADMIN)
     guard_backbone(network.record.id, "set a policy for")
-    return decide_set_expr_policy(network, _policy_text(request))
+    return decide_set_expr_policy(network, checked_policy(request))
 
 
 def get_expr_policy(desk: Desk, request: Request, _: PeerContext) -> Reply:
@@ -174,7 +178,7 @@ def _network_row(desk: Desk, network: Network, *, admin: bool) -> dict[str, Any]
     return row
 
 
-def _policy_text(request: Request) -> str:
+def checked_policy(request: Request) -> str:
     """Return the expression policy as text; empty when there is none.
 
     Raises:

@@ -23,7 +23,7 @@ from pilotfleet.registry.directory.registration import (
     decide_deregister,
     decide_register,
 )
-from pilotfleet.registry.directory.visibility import are_connected
+from pilotfleet.registry.directory.visibility import may_reach
 from pilotfleet.registry.privacy import Location, locate, public_endpoint, rfc3339
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ def resolve(desk: Desk, request: Request, peer: PeerContext) -> Reply:
     desk.require_signature(requester, request, peer)
     target = node_number(request)
     location = resolve_location(desk, requester, target)
+    desk.note_contact(requester, target)
     reply: Reply = {
         "type": "resolve_ok",
         "node_id": target,
@@ -256,7 +257,7 @@ def _may_find(desk: Desk, requester: int, target: Node) -> bool:
     if target.record.public or requester == target.record.id:
         return True
     node = desk.directory.nodes.get_live(requester)
-    return node is not None and are_connected(desk.directory, node, target)
+    return node is not None and may_reach(desk.directory, node, target)
 
 
 def _lan(request: Request) -> tuple[str, ...]:

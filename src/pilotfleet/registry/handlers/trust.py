@@ -10,15 +10,18 @@ from pilotfleet.protocol.registry.messages import (
     flag,
     node_number,
     text,
+    texts,
 )
 from pilotfleet.registry.directory.handshakes import (
+    decide_acknowledge,
     decide_poll,
     decide_report_trust,
     decide_request,
     decide_respond,
     decide_revoke_trust,
+    look_into_box,
 )
-from pilotfleet.registry.directory.visibility import are_connected
+from pilotfleet.registry.directory.visibility import admits
 
 if TYPE_CHECKING:
     from pilotfleet.registry.context import PeerContext
@@ -27,29 +30,38 @@ if TYPE_CHECKING:
 
 __all__ = ["HANDLERS"]
 
+MAX_ACKNOWLEDGED: Final = 200
+"""As many as a box can hold."""
+
 
 def report_trust(desk: Desk, request: Request, peer: PeerContext) -> Decision:
-    """Make a trust pair."""
-    number = node_number(request)
+    """Note that the node trusts its peer."""
+    number, other = node_number(request), node_number(request, "peer_id")
     desk.signed_node(request, peer, number)
-    return decide_report_trust(desk.directory, number, node_number(request, "peer_id"))
+    is_contact = desk.contacts.has(other, number)
+    return decide_report_trust(desk.directory, number, other, is_contact=is_contact)
 
 
 def revoke_trust(desk: Desk, request: Request, peer: PeerContext) -> Decision:
     """Undo a trust pair."""
-    number = node_number(request)
+    number, other = node_number(request), node_number(request, "peer_id")
     desk.signed_node(request, peer, number)
-    return decide_revoke_trust(desk.directory, number, node_number(request, "peer_id"))
+    desk.contacts.forget(number, other)
+    return decide_revoke_trust(desk.directory, number, other)
 
 
 def check_trust(desk: Desk, request: Request, _: PeerContext) -> Reply:
-    """Tell whether two nodes may connect without being public."""
+    """Tell whether the node, which asks about a peer at its gate, lets it in.
+
+    Only what the node said itself counts: a peer that reports trust lets nobody in
+    but the node.
+    """
     nodes = desk.directory.nodes
-    one = nodes.get_live(node_number(request))
+    node = nodes.get_live(node_number(request))
     other = nodes.get_live(node_number(request, "peer_id"))
     trusted = False
-    if one is not None and other is not None:
-        trusted = are_connected(desk.directory, one, other)
+    if node is not None and other is not None:
+        trusted = admits(desk.directory, node, other)
     return {"type": "check_trust_ok", "trusted": trusted}
 
 
@@ -72,11 +84,23 @@ def request_handshake(desk: Desk, request: Request, peer: PeerContext) -> Decisi
     )
 
 
-def poll_handshakes(desk: Desk, request: Request, peer: PeerContext) -> Decision:
-    """Collect what waits for the node."""
+def poll_handshakes(
+    desk: Desk, request: Request, peer: PeerContext
+) -> Decision | Reply:
+    """Collect what waits for the node; with ``keep`` (extension) it stays."""
     number = node_number(request)
     desk.signed_node(request, peer, number)
+    if flag(request, "keep"):
+        return look_into_box(desk.directory, number)
     return decide_poll(desk.directory, number)
+
+
+def ack_handshakes(desk: Desk, request: Request, peer: PeerContext) -> Decision:
+    """Remove what the node has kept (extension ``mailbox-ack``)."""
+    number = node_number(request)
+    desk.signed_node(request, peer, number)
+    ids = frozenset(texts(request, "ids")[:MAX_ACKNOWLEDGED])
+    return decide_acknowledge(desk.directory, number, ids)
 
 
 def respond_handshake(desk: Desk, request: Request, peer: PeerContext) -> Decision:
@@ -104,5 +128,6 @@ HANDLERS: Final[dict[str, Handler]] = {
     "check_trust": check_trust,
     "request_handshake": request_handshake,
     "poll_handshakes": poll_handshakes,
+    "ack_handshakes": ack_handshakes,
     "respond_handshake": respond_handshake,
 }
