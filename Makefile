@@ -40,7 +40,7 @@ types: venv
 	$(BIN)/mypy
 
 unit: venv
-	$(BIN)/python -m tests.support.isolated $(BIN)/pytest --numprocesses auto
+	$(BIN)/python -m tests.support.isolated $(BIN)/pytest --numprocesses auto --dist worksteal
 
 # Real NATs in network namespaces: needs root and Linux.
 paths: venv

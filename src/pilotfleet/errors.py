@@ -4,7 +4,9 @@ Errors are grouped by what the caller can do about them::
 
     PilotError
     ├── InvalidArgument            correct the call
-    │   └── ConfigError            correct the file or variable it names
+    │   ├── ConfigError            correct the file or variable it names
+    │   └── InvalidState           look what became of the thing in the meantime
+    │       └── Expired            it is too late
     ├── NotFound                   name something that exists
     ├── AlreadyExists              choose another name, or stop the other one
     ├── PermissionDenied           ask for the right
@@ -55,6 +57,18 @@ class InvalidArgument(PilotError):
 
 class ConfigError(InvalidArgument):
     """A configuration file, specification or variable is wrong."""
+
+
+class InvalidState(InvalidArgument):
+    """The thing is not in a state in which this can be done with it."""
+
+    code = "invalid_state"
+
+
+class Expired(InvalidState):
+    """The time in which this could be done is over."""
+
+    code = "expired"
 
 
 class NotFound(PilotError):
@@ -187,6 +201,8 @@ _BY_CODE: Final[dict[str, type[PilotError]]] = {
     for kind in (
         PilotError,
         InvalidArgument,
+        InvalidState,
+        Expired,
         NotFound,
         AlreadyExists,
         PermissionDenied,

@@ -194,6 +194,7 @@ def test_a_broken_file_gives_a_warning_and_defaults(
     [
         (["--registry", "nonsense"], "--registry: 'nonsense' is not host:port"),
         (["--agents", "many"], "--agents: 'many' is not a number"),
+        (["--agents", "9" * 5000], "is not a number"),
         (["--agents", "100001"], "--agents: 100001 agents"),
         (["--agents", "2", "--agent-prefix", "UPPER"], "hostname must be lowercase"),
         (["--hostname", "-bad-"], "expected one argument"),
@@ -257,6 +258,7 @@ def test_variables_of_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
     ("argv", "message"),
     [
         (("-syn-whitelist", "1,x"), "--syn-whitelist: 'x' is not a node number"),
+        (("-syn-whitelist", "9" * 5000), "--syn-whitelist: '999"),
         (("-webhook", "ftp://x"), "--webhook: URL must use http or https"),
         (("-webhook", "http://169.254.169.254/"), "--webhook: URL cannot target link-"),
     ],

@@ -203,8 +203,9 @@ def test_groups_do_not_hide_commands() -> None:
         assert first not in COMMANDS or first in ("trust", "policy")
 
 
+@pytest.mark.parametrize("first", [("fleet",), ("extras", "fleet")])
 def test_fleet_is_handed_its_own_tokens(
-    shell: Shell, monkeypatch: pytest.MonkeyPatch
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, first: tuple[str, ...]
 ) -> None:
     seen: list[object] = []
 
@@ -215,7 +216,7 @@ def test_fleet_is_handed_its_own_tokens(
             return 3
 
     monkeypatch.setitem(sys.modules, "pilotfleet.cli.fleet", Fleet)
-    tokens = ["--agent", "a", "--json", "fleet", "run", "x.toml", "--tasks", "t"]
+    tokens = ["--agent", "a", "--json", *first, "run", "x.toml", "--tasks", "t"]
     assert shell.run(*tokens).code == 3
     assert seen == [["run", "x.toml", "--tasks", "t"], True]
 

@@ -78,7 +78,8 @@ def _name(sample: dict[str, Any]) -> str:
 def test_recorded_command_line(
     sample: dict[str, Any], shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(sample.get("stdin", "")))
+    given = io.BytesIO(sample.get("stdin", "").encode())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(given))
     monkeypatch.chdir(shell.home)
     (shell.home / "a.txt").write_text("file body\n")
     if sample["frames"]:

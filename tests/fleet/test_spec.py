@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pilotfleet.errors import ConfigError
-from pilotfleet.fleet.spec import EMBEDDED, Pattern, load_spec, parse_duration
+from pilotfleet.fleet.spec import EMBEDDED, Pattern, load_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,6 +72,7 @@ def test_prefix_of_the_specification_comes_first(tmp_path: Path) -> None:
         ('[workers]\nexec = "cat"\nprefix = "No-"', "hostname"),
         ('[workers]\nexec = "cat"\ntimeout = "soon"', "workers.timeout"),
         ('[workers]\nexec = "cat"\ntimeout = "0s"', "workers.timeout"),
+        ('[workers]\nexec = "cat"\ntimeout = "30"', "workers.timeout"),
         ('[fleet]\npattern = "star"\n[workers]\nexec = "cat"', "fleet.pattern"),
         ('[fleet]\npattern = "mesh"\n[workers]\nexec = "cat"', "a later release"),
         ('[fleet]\nrendezvous = "here"\n[workers]\nexec = "cat"', "fleet.rendezvous"),
@@ -90,17 +91,3 @@ def test_mistake_is_named(tmp_path: Path, text: str, named: str) -> None:
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml: No such file"):
         load_spec(tmp_path / "nowhere.toml")
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("0s", 0), ("300ms", 0.3), ("30s", 30), ("1m30s", 90), ("1.5h", 5400)],
-)
-def test_duration_is_read(text: str, seconds: float) -> None:
-    assert parse_duration(text, "x") == pytest.approx(seconds)
-
-
-@pytest.mark.parametrize("text", ["", "30", "s", "1d", "1m 30s", "-1s", "1e3s"])
-def test_other_durations_are_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"^x: "):
-        parse_duration(text, "x")

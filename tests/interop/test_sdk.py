@@ -73,21 +73,7 @@ EXPECTED = [
 def test_program_of_the_sdk_runs_on_our_daemons(net: World) -> None:
     net.start_daemon("a", "--public")
     net.start_daemon("b", "--public")
-    assert run_program(net, "a", "b") == EXPECTED
-
-
-@pytest.mark.parametrize("names", [("ours", "theirs"), ("theirs", "ours")])
-def test_program_of_the_sdk_runs_between_ours_and_the_official_daemon(
-    net: World, names: tuple[str, str]
-) -> None:
-    net.start_daemon("ours", "--public")
-    net.start_official_daemon("theirs", "-public")
-    assert run_program(net, *names) == EXPECTED
-
-
-def test_sdk_keeps_nothing_in_the_home_folder(net: World) -> None:
-    net.start_daemon("a", "--public")
-    net.start_daemon("b", "--public")
     before = {path.name for path in net.home.iterdir()}
-    run_program(net, "a", "b")
+    assert run_program(net, "a", "b") == EXPECTED
+    # Nothing of it stays in the home folder.
     assert {path.name for path in net.home.iterdir()} == before

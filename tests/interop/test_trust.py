@@ -1,4 +1,8 @@
-"""Trust between official 1.18.0 daemons and ours, in every mixture (trust.md)."""
+"""Trust between official 1.18.0 daemons and ours (trust.md).
+
+What commands answer, and requests that a private node approves or refuses, are rows of
+the matrix.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +28,7 @@ pytestmark = [pytest.mark.official, pytest.mark.timeout(240)]
 OURS = "ours"
 THEIRS = "theirs"
 PAIRS = [(THEIRS, OURS), (OURS, THEIRS)]
-ALL_PAIRS = [*PAIRS, (THEIRS, THEIRS)]
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 @dataclass
@@ -73,10 +76,9 @@ class Side:
         return {str(row["node_id"]): row["justification"] for row in rows}
 
     def file(self) -> dict[str, Any]:
-        """Return what is in the trust file."""
-        tree: dict[str, Any] = json.loads(
-            (self.net.home / self.name / "trust.json").read_text()
-        )
+        """Return what is in the trust file, nothing if there is none yet."""
+        path = self.net.home / self.name / "trust.json"
+        tree: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         return tree
 
     def reaches(self, other: Side) -> bool:
@@ -120,26 +122,9 @@ def assert_mutual(a: Side, b: Side) -> None:
     assert b.reaches(a)
 
 
-@pytest.mark.parametrize("pair", ALL_PAIRS)
-@pytest.mark.parametrize("public", ["", "--public"], ids=["relayed", "direct"])
-def test_a_request_is_approved(net: World, pair: tuple[str, str], public: str) -> None:
-    a, b = sides(net, pair, b=public)
-    assert a.ask("handshake", b.node, "let me in") == {
-        "node_id": int(b.node),
-        "status": "sent",
-    }
-    eventually(lambda: b.pending() == {a.node: "let me in"}, "b is asked")
-    assert b.ask("approve", a.node) == {"node_id": int(a.node), "status": "approved"}
-    assert_mutual(a, b)
-    assert a.trusted()[b.node]["mutual"] is True
-    assert b.trusted()[a.node]["mutual"] is False
-    assert b.pending() == {}
-
-
-@pytest.mark.parametrize("pair", ALL_PAIRS)
-@pytest.mark.parametrize("public", ["", "--public"], ids=["relayed", "direct"])
-def test_a_request_is_rejected(net: World, pair: tuple[str, str], public: str) -> None:
-    a, b = sides(net, pair, b=public)
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_direct_request_is_rejected(net: World, pair: tuple[str, str]) -> None:
+    a, b = sides(net, pair, b="--public")
     a.ask("handshake", b.node, "please")
     eventually(b.pending, "b is asked")
     answer = b.ask("reject", a.node, "not today")
@@ -147,51 +132,64 @@ def test_a_request_is_rejected(net: World, pair: tuple[str, str], public: str) -
     eventually(lambda: (a.pending(), "outgoing" not in a.file())[1], "a is told")
     assert a.trusted() == b.trusted() == {}
     assert b.pending() == {}
-    assert not a.reaches(b) or public
 
 
-@pytest.mark.parametrize("pair", ALL_PAIRS)
-@pytest.mark.parametrize("who", [0, 1], ids=["asker", "answerer"])
-def test_trust_ends_on_both_sides(net: World, pair: tuple[str, str], who: int) -> None:
-    both = a, b = sides(net, pair)
+@pytest.mark.parametrize("pair", PAIRS)
+def test_who_was_asked_ends_trust_on_both_sides(
+    net: World, pair: tuple[str, str]
+) -> None:
+    a, b = sides(net, pair)
     a.ask("handshake", b.node)
     eventually(b.pending, "b is asked")
     b.ask("approve", a.node)
     assert_mutual(a, b)
-    one, other = both[who], both[1 - who]
-    assert one.ask("untrust", other.node) == {"node_id": int(other.node)}
-    eventually(lambda: not other.trusted(), "the other is told")
-    assert one.trusted() == {}
-    again = one.run("untrust", other.node)
+    assert b.ask("untrust", a.node) == {"node_id": int(a.node)}
+    eventually(lambda: not a.trusted(), "the other is told")
+    assert b.trusted() == {}
+    again = b.run("untrust", a.node)
     assert again.returncode == 1
     assert "was not trusted" in again.stderr
-    assert one.file()["revoked"][0]["node_id"] == int(other.node)
-    assert "revoked" not in other.file()
-    assert not other.reaches(one)
+    assert b.file()["revoked"][0]["node_id"] == int(a.node)
+    assert "revoked" not in a.file()
+    assert not a.reaches(b)
 
 
-@pytest.mark.parametrize("pair", ALL_PAIRS)
-@pytest.mark.parametrize("public", ["", "--public"], ids=["relayed", "direct"])
-def test_who_ask_each_other_trust_each_other(
-    net: World, pair: tuple[str, str], public: str
+@pytest.mark.parametrize("pair", PAIRS)
+def test_ended_trust_is_made_again(net: World, pair: tuple[str, str]) -> None:
+    a, b = sides(net, pair)
+    a.ask("handshake", b.node)
+    eventually(b.pending, "b is asked")
+    b.ask("approve", a.node)
+    assert_mutual(a, b)
+    b.ask("untrust", a.node)
+    eventually(lambda: not a.trusted(), "the other is told")
+    b.ask("handshake", a.node)
+    a.ask("handshake", b.node)
+    assert_mutual(a, b)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_public_nodes_that_ask_each_other_trust_each_other(
+    net: World, pair: tuple[str, str]
 ) -> None:
-    a, b = sides(net, pair, a=public, b=public)
+    a, b = sides(net, pair, a="--public", b="--public")
     a.ask("handshake", b.node, "one")
     b.ask("handshake", a.node, "other")
     assert_mutual(a, b)
     assert a.trusted()[b.node]["mutual"] is b.trusted()[a.node]["mutual"] is True
 
 
-@pytest.mark.parametrize("pair", ALL_PAIRS)
-@pytest.mark.parametrize("public", ["", "--public"], ids=["relayed", "direct"])
-def test_automatic_approval(net: World, pair: tuple[str, str], public: str) -> None:
-    a, b = sides(net, pair, b=f"--trust-auto-approve {public}")
+@pytest.mark.parametrize("pair", PAIRS)
+def test_automatic_approval_of_a_direct_request(
+    net: World, pair: tuple[str, str]
+) -> None:
+    a, b = sides(net, pair, b="--trust-auto-approve --public")
     a.ask("handshake", b.node)
     assert_mutual(a, b)
     assert b.trusted()[a.node]["mutual"] is False
 
 
-@pytest.mark.parametrize("pair", ALL_PAIRS)
+@pytest.mark.parametrize("pair", PAIRS)
 def test_members_of_a_network_trust_each_other_at_once(
     net: World, pair: tuple[str, str]
 ) -> None:
@@ -204,7 +202,7 @@ def test_members_of_a_network_trust_each_other_at_once(
     assert b.trusted()[a.node]["network"] == int(network)
 
 
-@pytest.mark.parametrize("pair", ALL_PAIRS)
+@pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("public", ["", "--public"], ids=["relayed", "direct"])
 def test_restarts_between_request_and_approval(
     net: World, pair: tuple[str, str], public: str
@@ -228,7 +226,7 @@ def test_restarts_between_request_and_approval(
     assert_mutual(a, b)
 
 
-@pytest.mark.parametrize("pair", ALL_PAIRS)
+@pytest.mark.parametrize("pair", PAIRS)
 def test_approval_after_everything_restarted(net: World, pair: tuple[str, str]) -> None:
     """The registry, too: of a direct request it then knows nothing at all."""
     a, b = sides(net, pair, b="--public")
@@ -248,7 +246,7 @@ def test_approval_after_everything_restarted(net: World, pair: tuple[str, str]) 
     assert b.reaches(a)
 
 
-@pytest.mark.parametrize("pair", ALL_PAIRS)
+@pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("who", [0, 1], ids=["asker", "answerer"])
 def test_a_lost_trust_file_is_made_up_for(
     net: World, pair: tuple[str, str], who: int
@@ -268,9 +266,8 @@ def test_a_lost_trust_file_is_made_up_for(
     ping = other.run("ping", loser.node, "--count", "1")
     assert "dial" not in json.loads(ping.stdout)["data"]["results"][0].get("error", "")
     assert ping.returncode == 0 or loser.kind == THEIRS
-    if OURS in (loser.kind, other.kind):
-        loser.ask("handshake", other.node, "I forgot")
-        eventually(lambda: other.node in loser.trusted(), "trust is back")
+    loser.ask("handshake", other.node, "I forgot")
+    eventually(lambda: other.node in loser.trusted(), "trust is back")
 
 
 @pytest.mark.parametrize("kind", [OURS, THEIRS])
@@ -294,7 +291,7 @@ async def test_nobody_lets_himself_in(net: World, kind: str, asks: bool) -> None
     assert not thief.reaches(victim)
 
 
-@pytest.mark.parametrize("pair", ALL_PAIRS)
+@pytest.mark.parametrize("pair", PAIRS)
 def test_a_request_alone_opens_nothing(net: World, pair: tuple[str, str]) -> None:
     a, b = sides(net, pair)
     a.ask("handshake", b.node, "let me in")
@@ -338,57 +335,3 @@ def test_rotating_a_key_keeps_trust_and_tunnel(
     b.kill()
     b.start()
     assert_mutual(a, b)
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("trust",),
-        ("pending",),
-        ("approve", "77"),
-        ("reject", "77", "no"),
-        ("untrust", "77"),
-        ("handshake", "99"),
-        ("handshake", "0:0000.0000.0063", "why"),
-    ],
-)
-def test_answers_without_a_peer_are_equal(net: World, command: tuple[str, ...]) -> None:
-    ours, theirs = (Side(net, kind, kind).start() for kind in (OURS, THEIRS))
-    for ctl in (net.ctl, net.official_ctl):
-        answers = [ctl(side.name, *command) for side in (ours, theirs)]
-        assert answers[0].stdout == answers[1].stdout
-        assert answers[0].returncode == answers[1].returncode
-        assert _error(answers[0].stderr) == _error(answers[1].stderr)
-
-
-def test_rows_are_equal(net: World) -> None:
-    """An official asker, and the rows that both kinds show of it."""
-    asker = Side(net, "asker", THEIRS).start()
-    shapes = []
-    for kind in (OURS, THEIRS):
-        side = Side(net, kind, kind, ("--public",)).start()
-        asker.ask("handshake", side.node, "hello")
-        eventually(side.pending, "it is asked")
-        shapes += [
-            _shape(data_of(ctl(kind, "pending"))) for ctl in (net.ctl, net.official_ctl)
-        ]
-        side.ask("approve", asker.node)
-        shapes += [
-            _shape(data_of(ctl(kind, "trust"))) for ctl in (net.ctl, net.official_ctl)
-        ]
-        rows = side.file()["trusted"]
-        shapes.append({key: type(value) for key, value in rows[0].items()})
-    assert shapes[:5] == shapes[5:]
-
-
-def _shape(tree: Any) -> Any:
-    """Return the keys and types of ``tree``."""
-    if isinstance(tree, dict):
-        return {key: _shape(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_shape(value) for value in tree]
-    return type(tree).__name__
-
-
-def _error(text: str) -> Any:
-    return json.loads(text) if text.startswith("{") else text

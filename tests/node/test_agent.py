@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -181,6 +183,34 @@ async def test_abort_breaks_the_other_side(pair: tuple[Agent, Agent]) -> None:
     near.abort()
     with pytest.raises(ConnectionReset):
         await far.read()
+
+
+async def test_a_broken_stream_leaves_nothing_to_the_collector(
+    pair: tuple[Agent, Agent],
+) -> None:
+    """The daemon lets it run seldom, and readers hold up to 64 MiB."""
+
+    class Reader:
+        async def read(self, stream: Stream) -> None:
+            while await stream.read():
+                pass
+
+    near, far = await connected(*pair)
+    reader = Reader()
+    reading = asyncio.ensure_future(reader.read(far))
+    left = weakref.ref(reader), weakref.ref(far)
+    del reader
+    gc.disable()
+    try:
+        near.abort()
+        await asyncio.wait({reading})
+        assert isinstance(reading.exception(), ConnectionReset)
+        del reading
+        await eventually(lambda: left[0]() is None, what="the reader is gone")
+        del far
+        await eventually(lambda: left[1]() is None, what="the stream is gone")
+    finally:
+        gc.enable()
 
 
 async def test_a_stream_that_ends_early_is_not_whole(pair: tuple[Agent, Agent]) -> None:

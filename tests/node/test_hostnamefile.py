@@ -50,6 +50,7 @@ async def test_names_outlive_a_restart(world: World) -> None:
         '{"hostnames": null}',
         '{"hostnames": {"alice": {"resp": {}, "cached_at": "soon"}}}',
         '{"hostnames": {"alice": {"resp": {}, "cached_at": "2020-01-01T00:00:00Z"}}}',
+        '{"hostnames": {"alice": {"resp": {}, "cached_at": "2999-01-01T00:00:00Z"}}}',
     ],
 )
 async def test_what_is_old_or_broken_is_left_out(world: World, text: str) -> None:

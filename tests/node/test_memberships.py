@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from pilotfleet.errors import RegistryError
 from pilotfleet.node import registration
 from pilotfleet.node.config import NetworkToJoin
+from pilotfleet.node.memberships import Memberships
 from tests.node.support import ADMIN_TOKEN, World, eventually, open_world
 
 if TYPE_CHECKING:
@@ -78,6 +80,18 @@ async def test_what_others_change_is_followed(
         await host.registry.join_network(member.identity, member.node_id, network)
         await eventually(lambda: member.networks == (network,), what="the return")
         assert seen == [("network.left", network), ("network.joined", network)]
+
+
+async def test_an_answer_from_before_a_join_is_not_believed(world: World) -> None:
+    async with world.host("a", "boss", "member") as host:
+        network = await make_network(host.agents["boss"])
+        member = host.agents["member"]
+        # The question is on its way when the agent joins.
+        sync = asyncio.create_task(Memberships(host).sync(member))
+        await asyncio.sleep(0)
+        member.networks = (network,)
+        await sync
+        assert member.networks == (network,)
 
 
 async def test_a_taken_hostname_is_got_when_it_is_free(world: World) -> None:

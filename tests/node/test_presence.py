@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -91,16 +93,35 @@ async def test_endpoint_that_the_beacon_sees_is_registered_again(world: World) -
         assert registrar.registrations == before + 1
 
 
-async def test_agents_behind_a_nat_remind_the_beacon(
+async def test_agents_behind_a_nat_remind_the_beacon_one_after_the_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with world.host("a", "alice") as host:
-        monkeypatch.setattr(presence, "MAPPING_INTERVAL_S", 0.01)
-        socket = host.default_agent.socket
+    monkeypatch.setattr(presence, "SLICE", 1)
+    async with world.host("a", "alice", "bob") as host:
+        monkeypatch.setattr(presence, "MAPPING_INTERVAL_S", 0.1)
+        sockets = [agent.socket for agent in host.agents.values()]
+        before = [each.datagrams_sent for each in sockets]
         host.registrar.is_behind_nat = True
         task = host.spawn(presence.keep_mappings(host), name="test")
-        before = socket.datagrams_sent
-        await eventually(
-            lambda: socket.datagrams_sent >= before + 3, what="three discovers"
-        )
+
+        def sent() -> list[int]:
+            pairs = zip(sockets, before, strict=True)
+            return [each.datagrams_sent - count for each, count in pairs]
+
+        await eventually(lambda: any(sent()), what="the first discover")
+        assert sent() == [1, 0]
+        await eventually(lambda: min(sent()) >= 3, what="three discovers of each")
         task.cancel()
+
+
+async def test_error_of_the_monitor_is_a_change() -> None:
+    """The kernel reports one when it had more to tell than there was room for."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        closed = other.getsockname()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as monitor:
+        monitor.setblocking(False)
+        monitor.connect(closed)
+        monitor.send(b"refused")
+        async with asyncio.timeout(10):
+            await presence._change(monitor)

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pilotfleet.errors import Busy, ConfigError, ConnectionFailed, PilotError
+from pilotfleet.errors import (
+    Busy,
+    ConfigError,
+    ConnectionFailed,
+    PilotError,
+    RegistryError,
+)
 from pilotfleet.node import rotation
 from pilotfleet.node.home import load_or_create_identity, save_identity
 from pilotfleet.protocol.identity import Identity
@@ -111,6 +117,9 @@ async def test_a_daemon_killed_in_between_finds_out_which_key_counts(
         expected = new if has_rotated else old
         assert agent.identity.public_key == expected.public_key
         assert not path_of(agent).exists()
+        # To ask the registry about a key may have made another node of it.
+        with pytest.raises(RegistryError, match="not found"):
+            await host.registry.lookup(node + 1)
         assert (await host.rotation.rotate(agent))["node_id"] == node
 
 
@@ -139,6 +148,17 @@ async def test_an_answer_that_was_lost_is_asked_for(world: World) -> None:
         )
         await eventually(lambda: host.registrar.registrations > 1, what="it registers")
         assert agent.node_id == node
+
+
+async def test_what_an_earlier_rotation_left_is_settled_first(world: World) -> None:
+    """Its file may hold the only copy of the key that counts."""
+    async with world.host("h", "a") as host:
+        agent, new = host.default_agent, Identity(b"n" * 32)
+        rotation._write(path_of(agent), new, agent.node_id)
+        await host.registry.rotate_key(agent.identity, agent.node_id, new)
+        answer = await host.rotation.rotate(agent)
+        assert answer["public_key"] == agent.identity.public_key_text
+        assert await key_at_registry(agent) == agent.identity.public_key_text
 
 
 async def test_without_a_registry_nothing_is_decided(world: World) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pilotfleet.errors import InvalidArgument
 from pilotfleet.protocol.expressions import MAX_LENGTH, parse_expression
-from pilotfleet.protocol.policy import EVENTS, PolicyError, load_policy
+from pilotfleet.protocol.policy import EVENTS, Directive, PolicyError, load_policy
 
 NAMES = frozenset(["port", "size", "tags", "name", "ok"])
 FUNCTIONS = frozenset(["has_tag"])
@@ -145,6 +145,15 @@ def test_any_text_is_an_expression_or_an_error(text: str) -> None:
             "policy: rule \"r\" action[0]: tag requires 'add' or 'remove' param",
         ),
         (document(default_verdict="x"), 'policy: default_verdict must be "allow" or'),
+        (document(default_verdict=["x"]), 'policy: default_verdict must be "allow" or'),
+        (
+            document(rule(match="1" + "+1" * 2000 + " > 1")),
+            'policy: rule "r" match: too many operators',
+        ),
+        (
+            document(rule(match="2" + "**2" * 1300 + " > 1")),
+            'policy: rule "r" match: too many operators',
+        ),
         (document(config={"cycle": "1ms"}), "policy: config.cycle must be >= 1s"),
         (document(config={"cycle": "1d"}), "policy: config.cycle: invalid duration"),
         (
@@ -189,20 +198,28 @@ def test_first_verdict_wins() -> None:
     )
     directives = policy.decide("connect", {"port": 80}, wall=0.0)
     assert [(d.type, d.rule) for d in directives] == [("log", "note"), ("allow", "web")]
-    assert policy.allows("connect", {"port": 80}, wall=0.0)
-    assert not policy.allows("connect", {"port": 81}, wall=0.0)
+    directives = policy.decide("connect", {"port": 81}, wall=0.0)
+    assert [d.rule for d in directives] == ["note", "rest"]
     # No rule is about it: the default.
-    assert not policy.allows("dial", {"port": 80}, wall=0.0)
+    assert policy.decide("dial", {"port": 80}, wall=0.0) == [
+        Directive("deny", "_default", None)
+    ]
     assert policy.decide("cycle", {}, wall=0.0) == []
     assert policy.events == {"connect"}
 
 
-@pytest.mark.parametrize(("fail_closed", "allowed"), [(None, False), (False, True)])
-def test_event_that_cannot_be_judged(fail_closed: bool | None, allowed: bool) -> None:
-    policy = load_policy(document(rule(match="port > 1"), fail_closed=fail_closed))
+def test_event_that_cannot_be_judged() -> None:
+    policy = load_policy(document(rule(match="port > 1")))
     with pytest.raises(InvalidArgument, match='rule "r" eval'):
         policy.decide("connect", {}, wall=0.0)
-    assert policy.allows("connect", {}, wall=0.0) is allowed
+
+
+def test_longest_chain_of_operators_can_be_judged() -> None:
+    chain = "port" + "+1" * 199 + " > 199"
+    for match in (chain, "(" * 31 + chain + ")" * 31):
+        policy = load_policy(document(rule(match=match)))
+        (directive,) = policy.decide("connect", {"port": 1}, wall=0.0)
+        assert directive.rule == "r"
 
 
 def test_functions() -> None:
@@ -210,8 +227,9 @@ def test_functions() -> None:
         "duration('1h30m') == 5400 and since(40) == 60 and since(0) == 0"
         " and has_tag(peer_tags, 'a') and not has_tag(local_tags, 'a')"
     )
-    policy = load_policy(document(rule(match=text), default_verdict="deny"))
-    assert policy.allows("connect", {"peer_tags": ["a"]}, wall=100.0)
+    policy = load_policy(document(rule(match=text)))
+    (directive,) = policy.decide("connect", {"peer_tags": ["a"]}, wall=100.0)
+    assert directive.rule == "r"
 
 
 def test_every_event_can_be_ruled() -> None:

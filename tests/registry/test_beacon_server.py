@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,6 +100,17 @@ def test_full_table_answers_but_keeps_no_new_node() -> None:
     assert table.counters.limited == 1
     answers(table, Discover(1).encode(), CAROL)
     assert table.endpoint_of(1) == CAROL
+
+
+def test_invented_nodes_leave_half_of_the_table_to_registered_ones() -> None:
+    config = BeaconConfig(max_nodes=4)
+    table = BeaconTable(config, now=0.0, is_registered=lambda node: node < 100)
+    for node in range(200, 210):
+        assert answers(table, Discover(node).encode(), CAROL)
+    assert len(table) == 2
+    for node in (1, 2, 3):
+        answers(table, Discover(node).encode(), ALICE)
+    assert [table.endpoint_of(node) for node in (1, 2, 3)] == [ALICE, ALICE, None]
 
 
 def test_nodes_expire_after_ten_minutes_of_silence() -> None:
@@ -349,6 +361,32 @@ async def test_nodes_find_relay_and_are_notified() -> None:
             await node.closed.wait()
     # Nothing happens after the end.
     beacon.notify(2)
+
+
+class SetClock:
+    """A clock that the test sets."""
+
+    time = 0.0
+
+    def now(self) -> float:
+        return self.time
+
+    def wall(self) -> float:
+        return self.time
+
+
+def test_timer_that_is_overdue_does_not_stop_the_answers() -> None:
+    """With uvloop, a timer that is due at once is a handle without a time."""
+
+    async def notify_twice() -> None:
+        clock = SetClock()
+        async with BeaconServer(("127.0.0.1", 0), clock=clock) as beacon:
+            clock.time = 61.0
+            beacon.notify(1)
+            beacon.notify(1)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(notify_twice())
 
 
 async def test_port_in_use_is_named() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import json
 import struct
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -340,6 +342,34 @@ async def test_half_messages_share_one_budget() -> None:
         async with raw_client(server.address) as other:
             assert await other.ask({"type": "echo"}) == {"type": "echo_ok"}
     assert server._budget.used == 0
+
+
+@pytest.mark.parametrize(
+    "message",
+    [struct.pack("!I", 10_000_000) + bytes(1_000_000), encode_json_frame(b"[" * 10**6)],
+    ids=["half", "broken"],
+)
+async def test_closed_connections_leave_no_message_to_the_collector(
+    message: bytes,
+) -> None:
+    """The programs let it run seldom: messages it had to find once took 6 GB."""
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        async with running() as (server, _):
+            for number in range(8):
+                async with raw_client(server.address) as client:
+                    client.send(message)
+                    await client.writer.drain()
+                    client.writer.write_eof()
+                    assert await client.is_closed()
+                await eventually(lambda: server.connection_count == 0)
+                assert server.stats.connections == number + 1
+            assert tracemalloc.get_traced_memory()[0] < 2_000_000
+    finally:
+        tracemalloc.stop()
+        gc.enable()
 
 
 @given(st.data(), st.binary(max_size=300), st.booleans())

@@ -59,6 +59,9 @@ async def test_blueprint_makes_a_network_and_then_changes_it() -> None:
     assert (again["created"], again["actions"]) == (False, [])
 
     blueprint["policy"] = {"allowed_ports": [7]}
+    for field, value in (("join_rule", "odd"), ("join_token", "x" * 2000)):
+        bad = blueprint | {field: value, "roles": 3}
+        assert error_of(await world.admin("provision_network", blueprint=bad))
     changed = await world.admin("provision_network", blueprint=blueprint)
     assert changed["actions"] == ["set max_members", "set allowed_ports"]
     policy = await world.ask("get_network_policy", network_id=1)
@@ -98,6 +101,7 @@ async def test_blueprint_makes_a_network_and_then_changes_it() -> None:
         ({"name": "x", "identity_provider": {"type": "oidc"}}, "not supported"),
         ({"name": "x", "audit_export": {"format": "json"}}, "not supported"),
         ({"name": "x", "expr_policy": {"version": 2}}, "expr_policy: "),
+        ({"name": "x", "roles": [{"role": "owner"}]}, "external_id is required"),
     ],
 )
 async def test_bad_blueprint(blueprint: Any, text: str) -> None:

@@ -217,6 +217,18 @@ async def test_revoked_trust_is_not_brought_back_by_the_other_side() -> None:
     assert await checks(world, 2, 1)
 
 
+async def test_who_revokes_is_not_located_for_having_looked_earlier() -> None:
+    world = World()
+    alice, bob = await world.agents(2)
+    await bob.ask("set_visibility", public=True)
+    assert await locates(alice, 2)
+    await bob.ask("report_trust", peer_id=1)
+    assert await locates(bob, 1)
+    await alice.ask("revoke_trust", peer_id=2)
+    await bob.ask("report_trust", peer_id=1)
+    assert not await locates(bob, 1)
+
+
 async def test_a_box_that_is_looked_into_keeps_what_is_not_acknowledged() -> None:
     world = World()
     alice, bob, carol = await world.agents(3)

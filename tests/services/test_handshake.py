@@ -170,6 +170,43 @@ async def test_trust_is_revoked_on_both_sides(world: World) -> None:
         await _wait(service, a, b.node_id)
 
 
+@pytest.mark.parametrize("decision", ["approve", "revoke"])
+async def test_a_decision_is_carried_out_though_its_program_leaves(
+    world: World, decision: str
+) -> None:
+    async with hosting(world, "h", "a", "b", is_public=False) as (host, service):
+        a, b = host.agents["a"], host.agents["b"]
+        await service.request(a, b.node_id, "")
+        await eventually(lambda: a.node_id in b.trust.pending, what="b is asked")
+        if decision == "revoke":
+            await service.approve(b, a.node_id)
+        task = asyncio.create_task(getattr(service, decision)(b, a.node_id))
+
+        def leave(*_: object) -> None:
+            # The decision is on disk, and nobody has been told yet.
+            task.cancel()
+
+        service.on_change.append(leave)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        is_allowed = decision == "approve"
+        async with asyncio.timeout(10):
+            while await host.registry.check_trust(b.node_id, a.node_id) != is_allowed:
+                await b.registry("heartbeat", node_id=b.node_id)
+
+
+async def test_who_was_revoked_is_not_let_in_as_a_reply(world: World) -> None:
+    """The notice is a dial, and whoever is dialled may answer for a while."""
+    changes: dict[str, Any] = {"is_public": False, "trust_auto_approve": True}
+    async with hosting(world, "h", "a", "b", **changes) as (host, service):
+        a, b = host.agents["a"], host.agents["b"]
+        await service.request(a, b.node_id, "")
+        await _wait(service, a, b.node_id)
+        await service.revoke(a, b.node_id)
+        assert not host.gate.is_reply(a, b.node_id, 1001)
+        assert not host.gate.answer(a, b.node_id)
+
+
 async def test_an_unknown_node_cannot_be_asked(world: World) -> None:
     async with hosting(world, "h", "a") as (host, service):
         a = host.agents["a"]
@@ -370,6 +407,22 @@ async def test_another_key_ends_trust(world: World) -> None:
         await service.request(a, b.node_id, "it is me")
         await eventually(lambda: a.node_id in b.trust.pending, what="b is asked")
         assert not b.trust.trusted
+
+
+@pytest.mark.parametrize("key", ["", Identity(b"t" * 32).public_key_text])
+async def test_nobody_takes_the_place_of_a_trusted_node(world: World, key: str) -> None:
+    """The registry does not know 4000 just now, and a says that it is it."""
+    async with hosting(world, "h", "a", "b", trust_auto_approve=True) as (
+        host,
+        service,
+    ):
+        a, b = host.agents["a"], host.agents["b"]
+        b.trust.trust(4000, wall=host.wall(), public_key=key, mutual=True)
+        version = b.trust.version
+        changes: dict[str, Any] = {"identity": STRANGER, "sender": 4000}
+        await _send_raw(a, b, _forge(a, b, Kind.REQUEST, **changes))
+        await eventually(lambda: service.refused, what="the claim is refused")
+        assert b.trust.version == version
 
 
 async def test_a_registry_that_is_away_is_said(world: World) -> None:

@@ -123,18 +123,35 @@ async def test_a_poke_during_a_poll_is_not_forgotten(
 ) -> None:
     """The poll under way may have been answered before the poke's cause arrived."""
     monkeypatch.setattr(handshakemail, "POLL_INTERVAL_S", 0.05)
-    host, service = open_service(world)
+    host, service = open_service(world, keepalive_s=3600.0)
     async with host:
-        a, b = host.agents["a"], host.agents["b"]
-        box = service._mail.box(b)
+        box = service._mail.box(host.agents["b"])
         task = box.poll(host.now())
         assert task is not None
-        # Put there without a word of the beacon's.
-        host.beacon = ("127.0.0.1", 1)
+        first = box._last
         box.poke(host.now())
         await task
-        await ask_by_relay(a, b)
-        await eventually(lambda: a.node_id in b.trust.pending, what="b is asked")
+        await eventually(lambda: box._last > first, what="another poll")
+    await service.aclose()
+
+
+async def test_pokes_lead_to_three_polls_at_once_and_no_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever can send as the beacon does must not make us ask without end."""
+    monkeypatch.setattr(handshakemail, "POLL_INTERVAL_S", 0.0)
+    host, service = open_service(world, keepalive_s=3600.0)
+    async with host:
+        box, now = service._mail.box(host.agents["b"]), host.now()
+        polls = 0
+        for _ in range(8):
+            box.poke(now)
+            if box._task is not None:
+                polls += 1
+                await box._task
+        assert polls == 3
+        box.poke(now + 5.0)
+        assert box._task is not None
     await service.aclose()
 
 

@@ -12,6 +12,7 @@ import pytest
 from pilotfleet.errors import (
     AlreadyExists,
     InvalidArgument,
+    InvalidState,
     NotFound,
     NotSupported,
     Unavailable,
@@ -47,13 +48,13 @@ async def test_a_task_is_accepted_executed_and_answered_by_hand(net: TaskWorld) 
     assert row["from"] == str(hub.agent.address)
     with pytest.raises(NotFound, match="no accepted tasks to execute"):
         await hand.call("execute")
-    with pytest.raises(InvalidArgument, match="cannot receive results"):
+    with pytest.raises(InvalidState, match="cannot receive results"):
         await hand.call("send-results", task_id=task_id, results="early")
 
     accepted = await hand.call("accept", task_id=task_id)
     assert accepted["status"] == "ACCEPTED"
     await boss.until(task_id, "submitted", "ACCEPTED")
-    with pytest.raises(InvalidArgument, match=f"{task_id} is already ACCEPTED"):
+    with pytest.raises(InvalidState, match=f"{task_id} is already ACCEPTED"):
         await hand.call("accept", task_id=task_id)
     queue = await hand.call("queue")
     assert queue["count"] == 1
@@ -68,7 +69,9 @@ async def test_a_task_is_accepted_executed_and_answered_by_hand(net: TaskWorld) 
     result = await boss.call("result", task_id=task_id)
     assert result["content"] == "done ok"
     assert await hand.status(task_id, "received") == "SUCCEEDED"
-    with pytest.raises(NotFound):
+    with pytest.raises(InvalidState, match=f"{task_id} is already SUCCEEDED"):
+        await hand.call("accept", task_id=task_id)
+    with pytest.raises(InvalidState, match=f"{task_id} is already SUCCEEDED"):
         await hand.call("send-results", task_id=task_id, results="again")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pilotfleet.errors import Busy, InvalidArgument, StorageError
+from pilotfleet.errors import Busy, Expired, InvalidState, StorageError
 from pilotfleet.protocol.services.tasks import Submit
 from pilotfleet.protocol.services.taskstate import Input, Role, Status
 from pilotfleet.services.taskrecord import Pending, TaskRecord
@@ -184,7 +184,7 @@ async def test_a_minute_is_over_even_before_somebody_looks(store: TaskStore) -> 
     side = Side(store)
     assert (await side.received.take_submission(task("a"))).is_accepted
     side.now += 61.0
-    with pytest.raises(InvalidArgument, match="a has expired"):
+    with pytest.raises(Expired, match="a has expired"):
         await side.received.accept(side.received.find("w1", "a"))
 
 
@@ -220,7 +220,7 @@ async def test_a_limit_and_an_answer_cannot_both_end_a_task(store: TaskStore) ->
     record = await side.accepted("a")
     side.now += 3601.0
     side.received.check_limits(record)
-    with pytest.raises(InvalidArgument, match="cannot receive results"):
+    with pytest.raises(InvalidState, match="cannot receive results"):
         await side.received.finish(record, Outcome())
     await settle(store)
     assert side.told == [("a", Status.EXPIRED)]

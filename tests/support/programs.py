@@ -18,7 +18,7 @@ from tests.support.official import official_program
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-READY_S: Final = 30.0
+READY_S: Final = 60.0
 BIN: Final = Path(sys.executable).parent
 
 
@@ -32,11 +32,14 @@ class Program:
     def wait_until(self, is_ready: Callable[[], bool]) -> None:
         """Return when ``is_ready``; fail if the program ends or takes too long."""
         for _ in range(int(READY_S / 0.02)):
+            # Looked at first: it may end because of what is waited for.
+            status = self.process.poll()
             if is_ready():
                 return
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                status = self.process.wait(0.02)
+            if status is not None:
                 raise AssertionError(f"ended with {status}:\n{self.log.read_text()}")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.02)
         raise AssertionError(f"not ready:\n{self.log.read_text()}")
 
     def kill(self) -> None:
@@ -98,7 +101,7 @@ class World:
             "rendezvous",
             BIN / "pilot-rendezvous",
             *("--registry-addr", self.registry, "--beacon-addr", self.beacon),
-            *("--http", "127.0.0.1:0", "--admin-token-file", token_file),
+            *("--http", "", "--admin-token-file", token_file),
             *("--store", store or f"sqlite:///{self.home / 'registry.db'}"),
             *("--ready-file", ready, *flags),
         )
@@ -160,7 +163,7 @@ class World:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=READY_S * 2,
+            timeout=READY_S,
             check=False,
         )
 

@@ -7,6 +7,7 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
+import uvloop
 
 from pilotfleet.errors import (
     ConnectionFailed,
@@ -137,6 +138,51 @@ async def test_drain_ends_when_the_connection_does() -> None:
         await drain
     await here.wait_closed()
     server.close()
+
+
+class TurnCounter:
+    """A decoder that counts the reads of each turn of the event loop."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.most = 0
+        self._reads = 0
+        self.done = asyncio.Event()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        if not self._reads:
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        self._reads += 1
+        self.most = max(self.most, self._reads)
+        self.size += len(data)
+        if self.size >= 8 << 20:
+            self.done.set()
+        return []
+
+    def _end_turn(self) -> None:
+        self._reads = 0
+
+
+def test_fast_sender_leaves_others_their_turn() -> None:
+    """Left alone, uvloop reads one socket up to 32 times in a row."""
+
+    async def receive() -> int:
+        counter = TurnCounter()
+        connection = FramedConnection(
+            counter, on_frames=lambda *_: None, on_closed=lambda *_: None
+        )
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: connection, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        with socket.create_connection(address) as sender:
+            await asyncio.gather(
+                asyncio.to_thread(sender.sendall, bytes(8 << 20)), counter.done.wait()
+            )
+        server.close()
+        return counter.most
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(receive()) == 1
 
 
 async def test_closed_port_refuses(unused_tcp_port: int) -> None:

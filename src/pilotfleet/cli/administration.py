@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from pilotfleet.cli.arguments import read_number
 from pilotfleet.cli.failures import LeftOut, UsageError
+from pilotfleet.cli.invocation import parse_network
 from pilotfleet.cli.registry import ask_registry
 from pilotfleet.errors import InvalidArgument, NotFound, RegistryError
 
@@ -134,12 +134,7 @@ def directory_sync(context: Context, arguments: Arguments) -> None:
 def directory_status(context: Context, arguments: Arguments) -> None:
     """Show how many members of a network a directory knows."""
     context.require(arguments, 1)
-    text = arguments.positional(0)
-    network = read_number(text, 0xFFFF)
-    if network is None:
-        raise InvalidArgument(
-            f'invalid network_id "{text[:40]}": not a number up to 65535'
-        )
+    network = parse_network(arguments.positional(0))
     _administer(context, "directory_status", network_id=network)
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from pilotfleet.cli.durations import parse_duration
 from pilotfleet.errors import InvalidArgument
+from pilotfleet.protocol.durations import parse_duration
 
 __all__ = [
     "Arguments",

@@ -25,7 +25,8 @@ class Spec(NamedTuple):
 
     section: str
     handler: str
-    """``module:function`` below this package; empty for one not offered yet."""
+    """``module:function`` below this package; none for ``fleet``, which reads its own
+    words."""
     usage: str
     description: str
     returns: str
@@ -53,7 +54,6 @@ SECTIONS: Final = {
     "sign": "Request signing",
     "gateway": "IP gateway",
     "admin": "Administration",
-    "later": "Not implemented yet",
     "left out": "Of the official program, but not of this one (each says why)",
 }
 """Heading of each part of the help."""

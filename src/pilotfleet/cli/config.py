@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from pilotfleet.cli.durations import parse_duration
 from pilotfleet.cli.failures import UsageError
 from pilotfleet.cli.settings import DEFAULT_BEACON, DEFAULT_REGISTRY, default_socket
 from pilotfleet.errors import InvalidArgument
+from pilotfleet.protocol.durations import parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -231,9 +231,8 @@ def _check_integer(key: str, value: str) -> int:
 
 def _check_duration(key: str, value: str) -> str:
     # Here, unlike in flags, a number needs its unit: the daemon reads it too.
-    has_unit = value == "0" or not value[-1:].isdigit()
     try:
-        parse_duration(value if has_unit else "", f"config {key}")
+        parse_duration(value, f"config {key}", needs_unit=True)
     except InvalidArgument:
         raise InvalidArgument(
             f"config: {key} must be a non-negative duration"

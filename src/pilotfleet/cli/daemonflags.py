@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import pilotfleet
-from pilotfleet.cli.durations import parse_duration
+from pilotfleet.cli.arguments import read_number
 from pilotfleet.cli.settings import (
     DEFAULT_BEACON,
     DEFAULT_REGISTRY,
@@ -24,8 +24,8 @@ from pilotfleet.cli.settings import (
     default_socket,
 )
 from pilotfleet.errors import ConfigError, DecodeError, InvalidArgument, PilotError
-from pilotfleet.fleet.spec import EMBEDDED, load_spec
 from pilotfleet.node.config import AgentSpec, HostConfig, NetworkToJoin
+from pilotfleet.protocol.durations import parse_duration
 from pilotfleet.protocol.registry.endpoints import parse_endpoint
 from pilotfleet.protocol.registry.names import check_hostname, normalise_tags
 from pilotfleet.protocol.services.dataexchange import (
@@ -39,7 +39,6 @@ from pilotfleet.transport.tls import TlsConfig
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pilotfleet.fleet.spec import FleetSpec
     from pilotfleet.protocol.address import Endpoint
 
 __all__ = ["DaemonOptions", "read_options"]
@@ -102,7 +101,6 @@ ENVIRONMENT: Final = {
 JOIN_TOKEN: Final = "PILOT_JOIN_TOKEN"
 """Token for ``--join``: a command line can be read by every user."""
 MAX_FRAME_VARIABLE: Final = "PILOT_DATAEXCHANGE_MAX_FRAME"
-MAX_FRAME_DIGITS: Final = 20
 SERVICE_SWITCHES: Final = {
     "no_echo": 7,
     "no_dataexchange": 1001,
@@ -110,8 +108,11 @@ SERVICE_SWITCHES: Final = {
     "no_tasksubmit": 1003,
 }
 DEFAULT_KEEPALIVE: Final = "60s"
-TRUTHS: Final = {"1": True, "t": True, "true": True, "0": False, "f": False}
-TRUTHS_FALSE: Final = "false"
+TRUTHS: Final = {
+    **dict.fromkeys(("1", "t", "true"), True),
+    **dict.fromkeys(("0", "f", "false"), False),
+}
+MAX_NUMBER: Final = 0xFFFF_FFFF
 MAX_AGENTS: Final = 100_000
 MAX_LOG_BACKUPS: Final = 1000
 """Each is looked for when the log is rotated."""
@@ -144,7 +145,7 @@ def read_options(argv: Sequence[str] | None) -> DaemonOptions:
     """
     flags = vars(_make_parser().parse_args(argv))
     if flags["fleet"]:
-        _take_from_spec(flags, load_spec(Path(flags["fleet"])))
+        _take_from_spec(flags, Path(flags["fleet"]))
     home = _home(flags["home"])
     settings = _Settings(flags, _read_config(flags["config"], home))
     ignored = {
@@ -218,24 +219,27 @@ class _Settings:
         text = self.text(key).lower()
         if not text:
             return default
-        if text == TRUTHS_FALSE:
-            return False
         if text not in TRUTHS:
             raise InvalidArgument(f"{_flag(key)}: {text!r} is not true or false")
         return TRUTHS[text]
 
     def number(self, key: str, default: int) -> int:
         text = self.text(key, str(default))
-        if not (text.isascii() and text.isdigit()):
-            raise InvalidArgument(f"{_flag(key)}: {text!r} is not a number")
-        return int(text)
+        number = read_number(text, MAX_NUMBER)
+        if number is None:
+            raise InvalidArgument(f"{_flag(key)}: {text[:40]!r} is not a number")
+        return number
 
     def nodes(self, key: str) -> frozenset[int]:
-        listed = [part.strip() for part in self.text(key).split(",")]
-        for part in listed:
-            if part and not (part.isascii() and part.isdigit()):
-                raise InvalidArgument(f"{_flag(key)}: {part!r} is not a node number")
-        return frozenset(int(part) for part in listed if part)
+        nodes = set()
+        for part in filter(None, map(str.strip, self.text(key).split(","))):
+            node = read_number(part, MAX_NUMBER)
+            if node is None:
+                raise InvalidArgument(
+                    f"{_flag(key)}: {part[:40]!r} is not a node number"
+                )
+            nodes.add(node)
+        return frozenset(nodes)
 
     def seconds(self, key: str, default: str) -> float:
         return parse_duration(self.text(key, default), _flag(key))
@@ -250,8 +254,12 @@ class _Settings:
             raise InvalidArgument(f"{_flag(key)}: {text!r} is not host:port") from None
 
 
-def _take_from_spec(flags: dict[str, Any], spec: FleetSpec) -> None:
+def _take_from_spec(flags: dict[str, Any], path: Path) -> None:
     """Fill the flags that were not given from a fleet's specification."""
+    # Late: only the daemons of a fleet read one.
+    from pilotfleet.fleet.spec import EMBEDDED, load_spec
+
+    spec = load_spec(path)
     stated = {
         "agents": str(spec.workers.count),
         "agent_prefix": spec.prefix,
@@ -391,10 +399,9 @@ def _max_frame() -> int:
     text = os.environ.get(MAX_FRAME_VARIABLE, "")
     if not text:
         return MAX_FRAME
-    if text.isascii() and text.isdigit() and len(text) <= MAX_FRAME_DIGITS:
-        size = int(text)
-        if MIN_MAX_FRAME <= size <= MAX_MAX_FRAME:
-            return size
+    size = read_number(text, MAX_MAX_FRAME)
+    if size is not None and size >= MIN_MAX_FRAME:
+        return size
     logger.warning(
         "%s is ignored: not a number from %d to %d",
         MAX_FRAME_VARIABLE,

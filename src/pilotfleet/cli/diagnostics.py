@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.cli.connection import Deadline
-from pilotfleet.cli.durations import format_duration
 from pilotfleet.cli.gate import check_trust
 from pilotfleet.cli.steps import Steps, milliseconds, variable_is_set
 from pilotfleet.errors import (
@@ -19,6 +18,7 @@ from pilotfleet.errors import (
     TimedOut,
 )
 from pilotfleet.protocol.address import Address, SocketAddress
+from pilotfleet.protocol.durations import format_duration
 
 if TYPE_CHECKING:
     from pilotfleet.cli.arguments import Arguments

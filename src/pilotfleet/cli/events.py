@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pilotfleet.cli.connection import Deadline
-from pilotfleet.cli.failures import UsageError
 from pilotfleet.cli.gate import check_trust
 from pilotfleet.cli.streams import encode, open_deadline, required_data
 from pilotfleet.errors import (
@@ -111,7 +110,7 @@ def _target_and_topic(context: Context, arguments: Arguments) -> tuple[str, str]
     topic = arguments.text("topic")
     if not arguments.has("topic"):
         if not rest:
-            raise UsageError(f"usage: pilotctl {context.command} {context.usage}")
+            raise context.usage_error()
         topic = rest.pop()
     target = arguments.text("target") or arguments.text("on")
     if not target and rest:

@@ -12,7 +12,6 @@ import time
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from pilotfleet.cli.connection import Deadline
-from pilotfleet.cli.durations import format_duration
 from pilotfleet.cli.exchange import max_frame, open_exchange
 from pilotfleet.cli.failures import NotDelivered
 from pilotfleet.cli.mailfolder import printable, size_text
@@ -24,6 +23,7 @@ from pilotfleet.errors import (
     StorageError,
     TimedOut,
 )
+from pilotfleet.protocol.durations import format_duration
 from pilotfleet.protocol.services.dataexchange import FrameType, encode_file
 from pilotfleet.protocol.services.filestream import (
     CHUNK_SIZE,

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.cli.connection import Deadline
 from pilotfleet.cli.gatewaysocket import ask_gateway
+from pilotfleet.cli.settings import find_program
 from pilotfleet.errors import (
     AlreadyExists,
     NotFound,
@@ -137,14 +136,7 @@ def _rows(mappings: list[dict[str, Any]]) -> list[str]:
 
 
 def _find_program() -> str:
-    named = os.environ.get("PILOT_GATEWAY_BIN")
-    if named:
-        return named
-    for directory in (os.path.dirname(sys.argv[0]), os.path.dirname(sys.executable)):
-        path = os.path.join(directory, _PROGRAM)
-        if directory and os.access(path, os.X_OK):
-            return os.path.abspath(path)
-    found = shutil.which(_PROGRAM)
+    found = find_program(_PROGRAM, "PILOT_GATEWAY_BIN")
     if found is None:
         raise NotFound(
             f"{_PROGRAM} was not found beside pilotctl or in PATH",

@@ -27,10 +27,10 @@ from pilotfleet.client.gateway import Gateway, GatewayConfig
 from pilotfleet.client.gatewaycontrol import GatewayControl
 from pilotfleet.errors import InvalidArgument, NotRunning
 from pilotfleet.protocol.gateway import (
+    DEFAULT_PORTS,
     DEFAULT_SUBNET,
     control_path,
     parse_ports,
-    parse_subnet,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ __all__ = ["main"]
 
 logger = logging.getLogger(__name__)
 
-_PORTS: Final = "80,443,1000,1001,1002,7,8080,8443"
+_PORTS: Final = ",".join(str(pair.local) for pair in DEFAULT_PORTS)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -62,15 +62,13 @@ def _main(argv: Sequence[str] | None) -> None:
             raise InvalidArgument("usage: pilot-gateway map <address> [<ip>]")
         if _tell_running(options.socket, wanted):
             return
-    parse_subnet(options.subnet)
     config = GatewayConfig(
         subnet=options.subnet,
         ports=parse_ports(options.ports),
         agent=options.agent or None,
         max_connections=options.max_connections,
     )
-    factory = fast_loop()
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with asyncio.Runner(loop_factory=fast_loop()) as runner:
         runner.run(_run(options, config, wanted))
 
 

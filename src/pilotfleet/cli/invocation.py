@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pilotfleet.cli.connection import Stream
     from pilotfleet.cli.output import Output
 
-__all__ = ["Context", "parse_port"]
+__all__ = ["Context", "parse_network", "parse_port", "read_target"]
 
 
 def parse_port(text: str) -> int:
@@ -39,6 +39,20 @@ def parse_port(text: str) -> int:
     if port is None:
         raise InvalidArgument(f'invalid port "{text[:40]}": not a number up to 65535')
     return port
+
+
+def parse_network(text: str) -> int:
+    """Read a network's number.
+
+    Raises:
+        InvalidArgument: Not a number from 0 to 65535.
+    """
+    network = read_number(text, 0xFFFF)
+    if network is None:
+        raise InvalidArgument(
+            f'invalid network_id "{text[:40]}": not a number up to 65535'
+        )
+    return network
 
 
 class Context:
@@ -85,7 +99,20 @@ class Context:
             UsageError: There are fewer.
         """
         if len(arguments.positionals) < count:
-            raise UsageError(f"usage: pilotctl {self.command} {self.usage}".rstrip())
+            raise self.usage_error()
+
+    def require_flags(self, arguments: Arguments, *flags: str) -> None:
+        """Check that flags were given, each with a value.
+
+        Raises:
+            UsageError: One is missing.
+        """
+        if not all(arguments.text(flag) for flag in flags):
+            raise self.usage_error()
+
+    def usage_error(self) -> UsageError:
+        """Return the error that shows how the command is used."""
+        return UsageError(f"usage: pilotctl {self.command} {self.usage}".rstrip())
 
     # The daemon.
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from pilotfleet.cli.connection import Daemon, Deadline
-from pilotfleet.cli.durations import format_duration
-from pilotfleet.cli.settings import DEFAULT_BEACON, DEFAULT_REGISTRY
+from pilotfleet.cli.settings import DEFAULT_BEACON, DEFAULT_REGISTRY, find_program
 from pilotfleet.errors import (
     AlreadyExists,
     NotFound,
@@ -22,6 +19,7 @@ from pilotfleet.errors import (
     StorageError,
     TimedOut,
 )
+from pilotfleet.protocol.durations import format_duration
 from pilotfleet.protocol.ipc.commands import Command
 
 if TYPE_CHECKING:
@@ -207,14 +205,7 @@ def _command_line(
 
 
 def _find_program() -> str:
-    named = os.environ.get("PILOT_DAEMON_BIN")
-    if named:
-        return named
-    for directory in (os.path.dirname(sys.argv[0]), os.path.dirname(sys.executable)):
-        path = os.path.join(directory, "pilot-daemon")
-        if directory and os.access(path, os.X_OK):
-            return os.path.abspath(path)
-    found = shutil.which("pilot-daemon")
+    found = find_program("pilot-daemon", "PILOT_DAEMON_BIN")
     if found is None:
         raise StorageError(
             "pilot-daemon was not found beside pilotctl or in PATH",

@@ -10,7 +10,6 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from pilotfleet.cli.durations import parse_duration
 from pilotfleet.cli.failures import UsageError
 from pilotfleet.cli.invocation import read_target
 from pilotfleet.cli.mailfolder import (
@@ -23,11 +22,12 @@ from pilotfleet.cli.mailfolder import (
     read_message,
     received_at,
     remove_files,
+    sender_of,
     size_text,
     try_message,
 )
-from pilotfleet.errors import DecodeError, InvalidArgument, NotFound
-from pilotfleet.protocol.address import Address
+from pilotfleet.errors import InvalidArgument, NotFound
+from pilotfleet.protocol.durations import parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,7 @@ class Filters(NamedTuple):
 
     def match(self, record: Record) -> bool:
         """Tell whether a message matches."""
-        if self.peer is not None and _sender(record) != self.peer:
+        if self.peer is not None and sender_of(record) != self.peer:
             return False
         if self.after is None and self.before is None:
             return True
@@ -77,7 +77,9 @@ def inbox(context: Context, arguments: Arguments) -> None:
         _read(context, arguments)
         return
     filters = _filters(arguments)
-    limit = 1 if arguments.enabled("latest") else _limit(arguments, DEFAULT_ROWS)
+    limit = (
+        1 if arguments.enabled("latest") else arguments.integer("limit", DEFAULT_ROWS)
+    )
     if arguments.has("from"):
         filters = filters._replace(peer=_peer(context, arguments.text("from")))
     folder = mail_folders(context).inbox
@@ -95,7 +97,7 @@ def received(context: Context, arguments: Arguments) -> None:
     """List or delete received files."""
     filters = _filters(arguments)
     # Programs get everything unless they ask for less.
-    limit = _limit(arguments, 0 if context.json else DEFAULT_ROWS)
+    limit = arguments.integer("limit", 0 if context.json else DEFAULT_ROWS)
     folder = mail_folders(context).received
     names = list_folder(folder)
     if arguments.enabled("clear"):
@@ -103,7 +105,9 @@ def received(context: Context, arguments: Arguments) -> None:
             raise NotFound("no received files")
         _clear_received(context, folder, filters)
         return
-    matched = [row for row in file_times(folder, names or ()) if _matches(filters, row)]
+    matched = [
+        row for row in file_times(folder, names or ()) if filters.match_time(row[0])
+    ]
     shown = matched[:limit] if limit > 0 else matched
     files = [_file_row(folder, *row) for row in shown]
     result: Record = {"files": files, "total": len(matched), "shown": len(files)}
@@ -145,16 +149,10 @@ def _since(text: str, now: float) -> float:
 
 def _duration(text: str) -> float | None:
     """Return the seconds of a duration with a unit, none for any other text."""
-    if text != "0" and not text[-1:].isalpha():
-        return None
     try:
-        return parse_duration(text, "")
+        return parse_duration(text, "", needs_unit=True)
     except InvalidArgument:
         return None
-
-
-def _limit(arguments: Arguments, default: int) -> int:
-    return arguments.integer("limit", default)
 
 
 def _peer(context: Context, target: str) -> int:
@@ -165,13 +163,6 @@ def _peer(context: Context, target: str) -> int:
         except NotFound as error:
             raise NotFound(f'cannot resolve --from "{target}": {error}') from error
     return address.node
-
-
-def _sender(record: Record) -> int | None:
-    try:
-        return Address.parse(str(record.get("from"))).node
-    except DecodeError:
-        return None
 
 
 # The inbox.
@@ -327,10 +318,6 @@ def _record_text(message_id: str, record: Record) -> str:
 # Received files.
 
 
-def _matches(filters: Filters, row: tuple[float, str, int]) -> bool:
-    return filters.match_time(row[0])
-
-
 def _clear_received(context: Context, folder: str, filters: Filters) -> None:
     partial = os.path.join(folder, PARTIAL)
     cleared = _clear_files(folder, filters)
@@ -349,7 +336,7 @@ def _clear_received(context: Context, folder: str, filters: Filters) -> None:
 
 def _clear_files(folder: str, filters: Filters) -> int:
     rows = file_times(folder, list_folder(folder) or ())
-    return remove_files(folder, [row[1] for row in rows if _matches(filters, row)])
+    return remove_files(folder, [row[1] for row in rows if filters.match_time(row[0])])
 
 
 def _file_row(folder: str, modified: float, name: str, size: int) -> Record:

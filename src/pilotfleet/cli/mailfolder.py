@@ -11,10 +11,12 @@ import contextlib
 import json
 import os
 import re
+import stat
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pilotfleet.errors import (
+    DecodeError,
     InvalidArgument,
     NotFound,
     NotRunning,
@@ -22,6 +24,7 @@ from pilotfleet.errors import (
     PilotError,
     StorageError,
 )
+from pilotfleet.protocol.address import Address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,6 +43,7 @@ __all__ = [
     "read_message",
     "received_at",
     "remove_files",
+    "sender_of",
     "size_text",
     "try_message",
 ]
@@ -148,6 +152,14 @@ def try_message(inbox: str, message_id: str) -> dict[str, Any] | None:
         return None
 
 
+def sender_of(record: dict[str, Any]) -> int | None:
+    """Return the number of the node that a message is from."""
+    try:
+        return Address.parse(str(record.get("from"))).node
+    except DecodeError:
+        return None
+
+
 def received_at(record: dict[str, Any]) -> float | None:
     """Return when a message arrived, in seconds since 1970."""
     from datetime import datetime
@@ -169,9 +181,8 @@ def file_times(folder: str, names: Iterable[str]) -> list[tuple[float, str, int]
     found = []
     for name in names:
         with contextlib.suppress(OSError):
-            path = os.path.join(folder, name)
-            status = os.lstat(path)
-            if os.path.isfile(path) and not os.path.islink(path):
+            status = os.lstat(os.path.join(folder, name))
+            if stat.S_ISREG(status.st_mode):
                 found.append((status.st_mtime, name, status.st_size))
     return sorted(found, reverse=True)
 

@@ -16,7 +16,7 @@ from pilotfleet.cli.arguments import parse_arguments, parse_invocation
 from pilotfleet.cli.catalogue import COMMANDS, GROUPS
 from pilotfleet.cli.failures import UnknownCommand
 from pilotfleet.cli.output import Output
-from pilotfleet.errors import InvalidArgument, NotSupported, PilotError
+from pilotfleet.errors import InvalidArgument, PilotError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,10 +63,6 @@ def _run(tokens: list[str], output: Output) -> int:
     words = invocation.tokens
     if not words:
         return _print_help(sys.stderr, EXIT_USAGE)
-    if words[0] == "fleet":
-        fleet = importlib.import_module("pilotfleet.cli.fleet")
-        code: int = fleet.main(words[1:], invocation.json)
-        return code
     if words[0] in _HELP:
         return _print_help(sys.stdout, 0)
     if words[0] in _VERSION:
@@ -78,6 +74,10 @@ def _run(tokens: list[str], output: Output) -> int:
 
             output.text(extras_list())
             return 0
+    if words[0] == "fleet":
+        fleet = importlib.import_module("pilotfleet.cli.fleet")
+        code: int = fleet.main(words[1:], invocation.json)
+        return code
     if _HELP.intersection(words):
         from pilotfleet.cli.reference import command_help
 
@@ -93,11 +93,6 @@ def _dispatch(invocation: Invocation, words: list[str], output: Output) -> int:
     spec = COMMANDS.get(name)
     if spec is None:
         return _unknown(name, output)
-    if not spec.handler:
-        raise NotSupported(
-            f"{name} is not implemented yet",
-            hint="see 'pilotctl context' for what is",
-        )
     from pilotfleet.cli.invocation import Context
 
     module, function = spec.handler.split(":")

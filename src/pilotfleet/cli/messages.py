@@ -8,9 +8,8 @@ import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pilotfleet.cli.connection import Deadline
-from pilotfleet.cli.durations import format_duration, parse_duration
 from pilotfleet.cli.exchange import max_frame
-from pilotfleet.cli.failures import NotAcknowledged, NotDelivered, UsageError
+from pilotfleet.cli.failures import NotAcknowledged, NotDelivered
 from pilotfleet.cli.gate import check_trust
 from pilotfleet.cli.mailfolder import (
     is_inbox_id,
@@ -23,6 +22,7 @@ from pilotfleet.cli.sending import Message, Sender
 from pilotfleet.cli.steps import Steps, variable_is_set
 from pilotfleet.cli.streams import encode
 from pilotfleet.errors import ConnectionFailed, InvalidArgument, TimedOut
+from pilotfleet.protocol.durations import format_duration, parse_duration
 from pilotfleet.protocol.ipc.commands import Command
 from pilotfleet.protocol.services.dataexchange import (
     MESSAGE_ID_SIZE,
@@ -205,7 +205,7 @@ def _await_reply(
 
 def _read_order(context: Context, arguments: Arguments) -> _Order:
     if len(arguments.positionals) != 1:
-        raise UsageError(f"usage: pilotctl {context.command} {context.usage}")
+        raise context.usage_error()
     for flag in arguments.flags:
         if flag not in _FLAGS:
             raise InvalidArgument(f"send-message: unknown flag --{flag}")

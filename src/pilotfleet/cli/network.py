@@ -6,8 +6,7 @@ import struct
 from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.cli.arguments import read_number
-from pilotfleet.cli.failures import UsageError
-from pilotfleet.cli.invocation import read_target
+from pilotfleet.cli.invocation import parse_network, parse_port, read_target
 from pilotfleet.cli.registry import ask_registry, without_endpoints
 from pilotfleet.errors import InvalidArgument, RegistryError
 from pilotfleet.protocol.ipc.commands import (
@@ -88,7 +87,7 @@ def create(context: Context, arguments: Arguments) -> None:
     """Create a network; the owner is its first member."""
     name = arguments.text("name")
     if not name:
-        raise UsageError(f"usage: pilotctl {context.command} {context.usage}")
+        raise context.usage_error()
     # Needed whatever follows, so its absence is said first.
     context.settings.admin_token()
     request: dict[str, Any] = {
@@ -181,13 +180,13 @@ def managed_status(context: Context, arguments: Arguments) -> None:
 
 def managed_cycle(context: Context, arguments: Arguments) -> None:
     """Run a cycle of a managed network now."""
-    _require_flags(context, arguments, "force")
+    context.require_flags(arguments, "force")
     _ask_managed(context, ManagedSub.CYCLE, _net(arguments), "managed cycle")
 
 
 def managed_reconcile(context: Context, arguments: Arguments) -> None:
     """Compare a managed network with the registry now."""
-    _require_flags(context, arguments, "net")
+    context.require_flags(arguments, "net")
     _ask_managed(context, ManagedSub.RECONCILE, _net(arguments), "managed reconcile")
 
 
@@ -244,7 +243,7 @@ def _show(context: Context, body: dict[str, Any]) -> None:
 
 
 def _network_id(arguments: Arguments) -> int:
-    return _parse_network(arguments.positional(0))
+    return parse_network(arguments.positional(0))
 
 
 def _node(context: Context, arguments: Arguments) -> Address:
@@ -255,16 +254,7 @@ def _node(context: Context, arguments: Arguments) -> Address:
 
 def _net(arguments: Arguments) -> bytes:
     number = arguments.integer("net", 0, least=0)
-    return pack_port(_parse_network(str(number)))
-
-
-def _parse_network(text: str) -> int:
-    number = read_number(text, 0xFFFF)
-    if number is None:
-        raise InvalidArgument(
-            f'invalid network_id "{text[:40]}": not a number up to 65535'
-        )
-    return number
+    return pack_port(parse_network(str(number)))
 
 
 def _policy_values(arguments: Arguments) -> dict[str, str]:
@@ -291,8 +281,6 @@ def _max_members(text: str) -> int:
 
 
 def _ports(text: str) -> list[int]:
-    from pilotfleet.cli.invocation import parse_port
-
     return [parse_port(part.strip()) for part in text.split(",") if part.strip()]
 
 
@@ -306,8 +294,3 @@ def _rules(arguments: Arguments) -> str:
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"cannot read rules file: {error}") from error
-
-
-def _require_flags(context: Context, arguments: Arguments, *flags: str) -> None:
-    if not all(arguments.has(flag) for flag in flags):
-        raise UsageError(f"usage: pilotctl {context.command} {context.usage}".rstrip())

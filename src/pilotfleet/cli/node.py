@@ -8,10 +8,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pilotfleet.cli.arguments import read_number
-from pilotfleet.cli.durations import format_duration
 from pilotfleet.cli.invocation import read_target
 from pilotfleet.cli.registry import ask_registry, without_endpoints
 from pilotfleet.errors import DaemonError, InvalidArgument, NotFound, NotRunning
+from pilotfleet.protocol.durations import format_duration
 from pilotfleet.protocol.ipc.commands import Command, pack_connection, pack_node
 
 if TYPE_CHECKING:

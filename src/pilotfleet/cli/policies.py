@@ -6,9 +6,8 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from pilotfleet.cli.arguments import read_number
-from pilotfleet.cli.failures import IoFailure, UsageError
-from pilotfleet.cli.invocation import read_target
+from pilotfleet.cli.failures import IoFailure
+from pilotfleet.cli.invocation import parse_network, read_target
 from pilotfleet.cli.registry import ask_registry, without_endpoints
 from pilotfleet.errors import AuthRequired, InvalidArgument, RegistryError
 from pilotfleet.protocol.ipc.commands import (
@@ -29,14 +28,14 @@ SET = 1
 
 def get(context: Context, arguments: Arguments) -> None:
     """Show the policy that the daemon applies in a network."""
-    _require(context, arguments, "net")
+    context.require_flags(arguments, "net")
     payload = bytes([ManagedSub.POLICY, GET]) + pack_port(_network(arguments))
     _show(context, context.ask(Command.MANAGED, payload, "policy get"))
 
 
 def set_policy(context: Context, arguments: Arguments) -> None:
     """Give a network a policy, once it is found valid."""
-    _require(context, arguments, "net")
+    context.require_flags(arguments, "net")
     network, text = _network(arguments), _document(arguments)
     try:
         load_policy(text)
@@ -68,7 +67,7 @@ def validate(context: Context, arguments: Arguments) -> None:
 
 def test(context: Context, arguments: Arguments) -> None:
     """Tell what a policy says of one event."""
-    _require(context, arguments, "file", "event")
+    context.require_flags(arguments, "file", "event")
     try:
         policy = load_policy(_document(arguments))
     except PolicyError as error:
@@ -79,7 +78,7 @@ def test(context: Context, arguments: Arguments) -> None:
 
 def member_tags_get(context: Context, arguments: Arguments) -> None:
     """Show the tags of one member, or of all."""
-    _require(context, arguments, "net")
+    context.require_flags(arguments, "net")
     network = pack_port(_network(arguments))
     target = arguments.text("node", "0")
     node = 0 if target == "0" else context.resolve(target).node
@@ -89,7 +88,7 @@ def member_tags_get(context: Context, arguments: Arguments) -> None:
 
 def member_tags_set(context: Context, arguments: Arguments) -> None:
     """Set the tags of a member: as the administrator, else as the own node."""
-    _require(context, arguments, "net", "node", "tags")
+    context.require_flags(arguments, "net", "node", "tags")
     network, target = _network(arguments), arguments.text("node")
     tags = [tag for tag in arguments.text("tags").split(",") if tag]
     try:
@@ -131,16 +130,8 @@ def _store(context: Context, network: int, policy: str) -> str:
     return token
 
 
-def _require(context: Context, arguments: Arguments, *flags: str) -> None:
-    if not all(arguments.text(flag) for flag in flags):
-        raise UsageError(f"usage: pilotctl {context.command} {context.usage}".rstrip())
-
-
 def _network(arguments: Arguments) -> int:
-    number = arguments.integer("net", 0, least=0)
-    if read_number(str(number), 0xFFFF) is None:
-        raise InvalidArgument(f'invalid network_id "{number}": not up to 65535')
-    return number
+    return parse_network(str(arguments.integer("net", 0, least=0)))
 
 
 def _document(arguments: Arguments) -> str:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 import pilotfleet
-from pilotfleet.cli.durations import parse_duration
 from pilotfleet.cli.logs import configure_logging
 from pilotfleet.cli.serving import (
     EXIT_INTERRUPTED,
@@ -31,17 +30,18 @@ from pilotfleet.errors import (
     DecodeError,
     InvalidArgument,
 )
+from pilotfleet.protocol.durations import parse_duration
 from pilotfleet.protocol.registry.endpoints import parse_endpoint
 from pilotfleet.registry.beacon_table import BeaconConfig
 from pilotfleet.registry.rendezvous import WILDCARDS, Rendezvous, RendezvousConfig
 from pilotfleet.registry.server import PlainClients, ServerConfig
 from pilotfleet.registry.service import ServiceConfig
-from pilotfleet.transport.certificates import ServerTls, self_signed_tls, server_tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pilotfleet.protocol.address import Endpoint
+    from pilotfleet.transport.certificates import ServerTls
 
 __all__ = ["main"]
 
@@ -234,6 +234,9 @@ def _tls(flags: dict[str, Any]) -> ServerTls | None:
 
 
 def _open_tls(flags: dict[str, Any]) -> ServerTls:
+    # Reading certificates takes a library that most rendezvous never need.
+    from pilotfleet.transport.certificates import self_signed_tls, server_tls
+
     certificate, key = flags["tls_cert"], flags["tls_key"]
     if certificate or key:
         return server_tls(

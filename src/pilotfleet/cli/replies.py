@@ -11,9 +11,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from pilotfleet.cli.mailfolder import list_folder, message_ids, try_message
-from pilotfleet.errors import DecodeError, PilotError
-from pilotfleet.protocol.address import Address
+from pilotfleet.cli.mailfolder import (
+    list_folder,
+    message_ids,
+    sender_of,
+    try_message,
+)
+from pilotfleet.errors import PilotError
 
 if TYPE_CHECKING:
     from pilotfleet.cli.connection import Deadline
@@ -68,7 +72,7 @@ class ReplyWatch:
                 # It is still being written, or gone; look again.
                 continue
             self._passed.add(message_id)
-            if _sender(record) != self._node:
+            if sender_of(record) != self._node:
                 continue
             answered = record.get("reply_to")
             if answered == self._message_id:
@@ -83,7 +87,7 @@ class ReplyWatch:
     def _uses_reply_to(self) -> bool:
         for message_id in self._names()[:MAX_HISTORY]:
             record = try_message(self._inbox, message_id) or {}
-            if record.get("reply_to") and _sender(record) == self._node:
+            if record.get("reply_to") and sender_of(record) == self._node:
                 return True
         return False
 
@@ -93,10 +97,3 @@ class ReplyWatch:
             return message_ids(list_folder(self._inbox) or ())
         except PilotError:
             return []
-
-
-def _sender(record: dict[str, Any]) -> int | None:
-    try:
-        return Address.parse(str(record.get("from"))).node
-    except DecodeError:
-        return None

@@ -10,10 +10,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from pilotfleet.cli.durations import format_duration
 from pilotfleet.cli.exchange import is_unknown, max_frame, open_exchange
 from pilotfleet.cli.steps import milliseconds
 from pilotfleet.errors import ConnectionFailed, DecodeError, PilotError, TimedOut
+from pilotfleet.protocol.durations import format_duration
 from pilotfleet.protocol.services.dataexchange import (
     FrameType,
     Tags,

@@ -21,6 +21,7 @@ __all__ = [
     "Settings",
     "choose_registry_trust",
     "default_socket",
+    "find_program",
 ]
 
 DEFAULT_REGISTRY: Final = "127.0.0.1:9000"
@@ -75,6 +76,25 @@ def default_socket() -> str:
     if sys.platform == "linux" and runtime:
         return os.path.join(runtime, "pilot.sock")
     return "/tmp/pilot.sock"
+
+
+def find_program(name: str, variable: str) -> str | None:
+    """Return the path of a program of ours: as told, beside this one, or in PATH.
+
+    Args:
+        name: The program.
+        variable: The environment variable that may name its path.
+    """
+    import shutil
+
+    named = os.environ.get(variable)
+    if named:
+        return named
+    for directory in (os.path.dirname(sys.argv[0]), os.path.dirname(sys.executable)):
+        path = os.path.join(directory, name)
+        if directory and os.access(path, os.X_OK):
+            return os.path.abspath(path)
+    return shutil.which(name)
 
 
 class Settings:
@@ -163,7 +183,8 @@ class Settings:
             descriptor = os.open(
                 temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600
             )
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            # An argument may hold what is no text.
+            with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
                 file.write(text + "\n")
                 file.flush()
                 os.fsync(file.fileno())

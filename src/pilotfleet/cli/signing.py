@@ -7,7 +7,6 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from pilotfleet.cli.failures import UsageError
 from pilotfleet.cli.streams import encode
 from pilotfleet.errors import ConnectionFailed, InvalidArgument
 from pilotfleet.protocol.ipc.commands import Command
@@ -26,7 +25,7 @@ def sign_request(context: Context, arguments: Arguments) -> None:
     """Prove that a request comes from this node."""
     audience = arguments.text("audience")
     if not audience:
-        raise UsageError(f"usage: pilotctl {context.command} {context.usage}")
+        raise context.usage_error()
     body_hash = _body_hash(arguments)
     if len(audience) > MAX_AUDIENCE:
         raise ConnectionFailed(
@@ -42,7 +41,7 @@ def verify_request(context: Context, arguments: Arguments) -> int:
     """Check another node's proof; exit code 1 when it is not valid."""
     envelope, signature = arguments.text("envelope"), arguments.text("signature")
     if not envelope or not signature:
-        raise UsageError(f"usage: pilotctl {context.command} {context.usage}")
+        raise context.usage_error()
     skew = arguments.integer("max-skew", 0)
     if not 0 <= skew <= MAX_SKEW_S:
         raise InvalidArgument("verify-request: --max-skew must be 0-86400 seconds")

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from pilotfleet.cli.arguments import read_number
 from pilotfleet.cli.connection import Deadline
-from pilotfleet.cli.durations import format_duration
 from pilotfleet.cli.failures import BroadcastFailed, BroadcastUsage
 from pilotfleet.cli.gate import check_trust
 from pilotfleet.cli.invocation import parse_port
@@ -23,6 +22,7 @@ from pilotfleet.errors import (
     TimedOut,
 )
 from pilotfleet.protocol.address import SocketAddress
+from pilotfleet.protocol.durations import format_duration
 from pilotfleet.protocol.ipc.commands import Command
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ def connect(context: Context, arguments: Arguments) -> None:
             raise InvalidArgument(
                 "--message is required (interactive mode not supported)"
             )
-        message = "\n".join(sys.stdin.read().splitlines())
+        given = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
+        message = "\n".join(given.splitlines())
     _exchange(context, peer, port, message, timeout, is_secure=is_secure)
 
 

@@ -6,7 +6,6 @@ import base64
 import os
 from typing import TYPE_CHECKING, Any, Final
 
-from pilotfleet.cli.failures import UsageError
 from pilotfleet.errors import InvalidArgument, NotFound, StorageError
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ def result(context: Context, arguments: Arguments) -> None:
     """Show a task's result, or write it to a file."""
     task_id = arguments.text("id") or arguments.positional(0)
     if not task_id:
-        raise UsageError(f"usage: pilotctl {context.command} {context.usage}")
+        raise context.usage_error()
     body, content = _fetch_result(context, task_id)
     if arguments.has("out"):
         body["path"] = arguments.text("out")
@@ -145,7 +144,7 @@ def cancel(context: Context, arguments: Arguments) -> None:
     """Take a submitted task back."""
     task_id = arguments.text("id") or arguments.positional(0)
     if not task_id:
-        raise UsageError(f"usage: pilotctl {context.command} {context.usage}")
+        raise context.usage_error()
     _show_change(
         context, context.daemon().call("task.cancel", task_id=task_id), task_id
     )

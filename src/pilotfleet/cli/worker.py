@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 import pilotfleet
-from pilotfleet.cli.durations import parse_duration
 from pilotfleet.cli.logs import configure_logging
 from pilotfleet.cli.serving import (
     fast_loop,
@@ -30,6 +29,7 @@ from pilotfleet.errors import InvalidArgument
 from pilotfleet.fleet.worker.command import CommandRunner
 from pilotfleet.fleet.worker.identities import expand_names
 from pilotfleet.fleet.worker.runner import Worker, WorkerConfig
+from pilotfleet.protocol.durations import parse_duration
 from pilotfleet.protocol.ipc.commands import Command
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ cost its author an evening.
 
 from __future__ import annotations
 
-import re
 import shlex
 import tomllib
 from enum import StrEnum
@@ -16,6 +15,7 @@ import msgspec
 
 from pilotfleet.errors import ConfigError, InvalidArgument
 from pilotfleet.fleet.worker.identities import MAX_IDENTITIES
+from pilotfleet.protocol.durations import parse_duration
 from pilotfleet.protocol.registry.names import check_hostname, normalise_tags
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ __all__ = [
     "Pattern",
     "WorkersSection",
     "load_spec",
-    "parse_duration",
 ]
 
 EMBEDDED: Final = "embedded"
@@ -36,9 +35,6 @@ EMBEDDED: Final = "embedded"
 
 WORKER_PREFIX: Final = "worker-"
 MAX_CONCURRENCY: Final = 1_000
-
-_DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
-_UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class Pattern(StrEnum):
@@ -110,12 +106,12 @@ class FleetSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def stagger_s(self) -> float:
         """Spread of agent starts, in seconds."""
-        return parse_duration(self.fleet.stagger, "fleet.stagger")
+        return parse_duration(self.fleet.stagger, "fleet.stagger", needs_unit=True)
 
     @property
     def timeout_s(self) -> float:
         """Longest run of one command, in seconds."""
-        return parse_duration(self.workers.timeout, "workers.timeout")
+        return parse_duration(self.workers.timeout, "workers.timeout", needs_unit=True)
 
 
 def load_spec(path: Path) -> FleetSpec:
@@ -140,18 +136,6 @@ def load_spec(path: Path) -> FleetSpec:
     except (msgspec.ValidationError, InvalidArgument) as error:
         raise ConfigError(f"fleet specification {path}: {error}") from None
     return spec
-
-
-def parse_duration(text: str, name: str) -> float:
-    """Return seconds from ``300ms``, ``30s``, ``1m30s`` or ``1.5h``.
-
-    Raises:
-        ConfigError: Not a duration; the message names it by ``name``.
-    """
-    parts = _DURATION_PART.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ConfigError(f"{name}: {text!r} is not a duration such as 30s or 1m30s")
-    return sum(float(number) * _UNIT_S[unit] for number, unit in parts)
 
 
 def _check(spec: FleetSpec) -> None:

@@ -50,8 +50,9 @@ class Gate:
             self._contacted.put((agent.node_id, peer), True, expires)
 
     def forget(self, agent: Agent, peer: int) -> None:
-        """Ask again the next time; for changes of trust and membership."""
+        """Ask again the next time, reply or not; for changes of trust."""
         self._answers.discard((agent.node_id, peer))
+        self._contacted.discard((agent.node_id, peer))
 
     def is_reply(self, agent: Agent, peer: int, port: int) -> bool:
         """Tell whether the reply window admits a stream to ``port``."""

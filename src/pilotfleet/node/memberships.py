@@ -65,8 +65,11 @@ class Memberships:
         Raises:
             PilotError: The registry does not say.
         """
+        listed = agent.networks
         known = await self._host.registry.lookup(agent.node_id)
-        before, now = set(agent.networks), networks_of(known)
+        if agent.networks is not listed:
+            return  # Joined or left meanwhile, of which the answer may not know.
+        before, now = set(listed), networks_of(known)
         agent.networks = tuple(sorted(now))
         for network in sorted(now - before):
             logger.info("agent %s is in network %d now", agent.name, network)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from pilotfleet.errors import PermissionDenied, PilotError
 from pilotfleet.node.cache import ExpiringCache
+from pilotfleet.protocol.limits import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +30,10 @@ UNKNOWN_S: Final = 5.0
 MAX_NETWORKS: Final = 4096
 MAX_WAITING: Final = 256
 """Packets that wait for a policy, in all; further ones are dropped."""
+UNREAD_BURST: Final = 64
+UNREAD_RATE: Final = 10.0
+"""Questions per second about networks never heard of: a peer can name 65,535, and a
+registry closes the connection of a host that asks too often."""
 
 _NO_PORT: Final = frozenset({0})
 """Nothing can be addressed to port 0."""
@@ -45,6 +50,7 @@ class PortPolicies:
         listed means every port."""
         self._asking: dict[int, list[Callable[[], None]]] = {}
         self._waiting = 0
+        self._unread = TokenBucket(UNREAD_BURST, UNREAD_RATE, host.now())
         self.refused = 0
         """Packets of peers that a policy did not allow."""
 
@@ -61,11 +67,11 @@ class PortPolicies:
         """Return if something may be sent to ``port`` of a member.
 
         Raises:
-            PermissionDenied: The policy forbids it.
+            PermissionDenied: The policy forbids it, or cannot be read.
         """
         if self.answer(network, port) is None:
             await self._fetch(network)
-        if self.answer(network, port) is False:
+        if not self.answer(network, port):
             raise PermissionDenied(
                 f"port {port} not allowed by network {network} policy"
             )
@@ -75,7 +81,7 @@ class PortPolicies:
         known = self.answer(network, port)
         if known:
             deliver()
-        elif known is not None or self._waiting >= MAX_WAITING:
+        elif known is not None or not self._may_wait(network):
             self.refused += 1
         else:
             self._waiting += 1
@@ -86,6 +92,12 @@ class PortPolicies:
                     self._fetch_for_waiting(network), name=f"policy of {network}"
                 )
             waiting.append(lambda: self._decide(network, port, deliver))
+
+    def _may_wait(self, network: int) -> bool:
+        if self._waiting >= MAX_WAITING:
+            return False
+        is_asked = network in self._last or network in self._asking
+        return is_asked or self._unread.take(self._host.now())
 
     def _decide(self, network: int, port: int, deliver: Callable[[], None]) -> None:
         if self.answer(network, port):
@@ -103,7 +115,6 @@ class PortPolicies:
                 decide()
 
     async def _fetch(self, network: int) -> None:
-        now = self._host.now()
         try:
             answer = await self._host.registry.request(
                 {"type": "get_network_policy", "network_id": network}
@@ -113,7 +124,7 @@ class PortPolicies:
             # in by a policy that cannot be read, unless it was read before.
             logger.debug("policy of network %d: %s", network, error)
             ports = self._last.get(network, _NO_PORT)
-            self._ports.put(network, ports, now + UNKNOWN_S)
+            self._ports.put(network, ports, self._host.now() + UNKNOWN_S)
             return
         listed = answer.get("allowed_ports")
         ports = frozenset(listed if isinstance(listed, list) else ())

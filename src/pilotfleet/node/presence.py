@@ -34,7 +34,7 @@ MAPPING_INTERVAL_S: Final = 20.0
 SETTLE_S: Final = 0.5
 """An address goes and the next one comes: both are one change."""
 SLICE: Final = 64
-"""Agents that tell the beacon in one turn of the event loop."""
+"""Agents that tell the beacon at a time."""
 POLL_S: Final = 10.0
 """Between two looks where the kernel does not tell."""
 
@@ -42,16 +42,16 @@ POLL_S: Final = 10.0
 async def keep_mappings(host: Host) -> None:
     """Have the beacon hear every agent often enough for its NAT, for ever."""
     while True:
-        await asyncio.sleep(MAPPING_INTERVAL_S)
-        if not host.registrar.is_behind_nat:
-            continue
-        agents = list(host.agents.values())
-        for start in range(0, len(agents), SLICE):
+        agents = list(host.agents.values()) if host.registrar.is_behind_nat else []
+        starts = range(0, len(agents) or 1, SLICE)
+        for start in starts:
+            # Spread over the interval: ten thousand datagrams at once overflow the
+            # beacon's socket, and it would be the same agents' each time.
+            await asyncio.sleep(MAPPING_INTERVAL_S / len(starts))
             for agent in agents[start : start + SLICE]:
                 if not agent.closed:
                     agent.tunnels.discover(host.now())
                     agent.mark_dirty()
-            await asyncio.sleep(0)
 
 
 async def watch_addresses(host: Host) -> None:
@@ -107,8 +107,9 @@ async def _change(monitor: socket.socket | None) -> None:
         await asyncio.sleep(POLL_S)
         return
     loop = asyncio.get_running_loop()
-    await loop.sock_recv(monitor, 65536)
-    # The rest of the same burst; the settling time collects what is still to come.
-    with contextlib.suppress(BlockingIOError):
+    # More than the kernel had room for is an error (ENOBUFS), and a change, too.
+    with contextlib.suppress(OSError):
+        await loop.sock_recv(monitor, 65536)
+        # The rest of the same burst; the settling time collects what is to come.
         while True:
             monitor.recv(65536)

@@ -74,7 +74,8 @@ class KeyRotation:
 
         Raises:
             Busy: A rotation of this agent is under way.
-            StorageError: The disk refuses; nothing was changed.
+            StorageError: The disk refuses. If the registry has rotated by then, the
+                rest follows before the agent registers again.
             RegistryError: The registry refuses.
             ConnectionFailed: It cannot be reached. Whether it has rotated is asked
                 when it can.

@@ -142,7 +142,7 @@ class Stream:
         """
         while not (data := self.read_nowait(limit)):
             if self._error is not None:
-                raise self._error
+                raise _copy(self._error)
             if self._is_closed:
                 raise Closed(f"stream to {self.remote} is closed")
             if self.at_eof:
@@ -233,7 +233,7 @@ class Stream:
         """
         while not self._is_opened:
             if self._error is not None:
-                raise self._error
+                raise _copy(self._error)
             if self._is_closed:
                 raise Closed("context canceled")
             await self._wait(self._readers)
@@ -274,13 +274,15 @@ class Stream:
         self._is_finished = True
         if reason is not None and not self._is_closed and self._error is None:
             self._error = ConnectionReset(f"stream to {self.remote} broke: {reason}")
+        # It has no more to tell. A cycle of the two would keep what nobody read.
+        self._connection.owner = None
         self._wake_all()
 
     # Private
 
     def _check_writable(self) -> None:
         if self._error is not None:
-            raise self._error
+            raise _copy(self._error)
         if self._is_closed:
             raise Closed(f"stream to {self.remote} is closed")
         if self._is_finished or self._connection.at_eof:
@@ -315,6 +317,15 @@ def _wake(waiters: list[asyncio.Future[None]]) -> None:
         if not waiter.done():
             waiter.set_result(None)
     waiters.clear()
+
+
+def _copy(error: PilotError) -> PilotError:
+    """Return an error to raise instead of one that is kept.
+
+    What was raised refers to the frames it left, and they to what they were reading.
+    In an error that the stream keeps, that would be a cycle with megabytes in it.
+    """
+    return type(error)(str(error), hint=error.hint)
 
 
 def _dial_error(reason: str, *, refused: bool) -> PilotError:

@@ -4,7 +4,8 @@ Enough for what policies compare (services.md section 10): literals, lists, rang
 names, function calls, arithmetic, comparison, ``in``, ``contains``, ``startsWith``,
 ``endsWith``, ``and``/``or``/``not`` (also ``&&``, ``||``, ``!``), ``?:``. A text is
 parsed once into nested nodes and evaluated against a table of values;
-nothing in it can loop, so its cost is bounded by its length.
+nothing in it can loop, so its cost is bounded by its length, its depth by the limits
+below.
 
 Errors show the place as the official program does::
 
@@ -27,6 +28,8 @@ __all__ = ["Expression", "parse_expression"]
 
 MAX_LENGTH: Final = 4096
 MAX_DEPTH: Final = 64
+MAX_OPERATORS: Final = 200
+"""A chain of operators nests as deep as it is long, and Python's stack has an end."""
 MAX_RANGE: Final = 65_536
 
 _TOKEN: Final = re.compile(
@@ -129,6 +132,7 @@ class _Parser:
         self._tokens = self._tokenise()
         self._index = 0
         self._depth = 0
+        self._operators = 0
 
     def parse(self) -> _Node:
         """Return the root, once everything is read."""
@@ -198,6 +202,9 @@ class _Parser:
     def _parse_binary(self, least: int) -> _Node:
         node = self._parse_unary()
         while (operator := self._operator(least)) is not None:
+            self._operators += 1
+            if self._operators > MAX_OPERATORS:
+                raise self._error("too many operators", self._token.at)
             # ``**`` binds to the right, everything else to the left.
             binds = _BINARY[operator]
             right = self._parse_binary(binds if operator == "**" else binds + 1)
@@ -236,7 +243,8 @@ class _Parser:
         match token.kind:
             case "number":
                 is_whole = token.text.isdigit()
-                return _Node("value", int(token.text) if is_whole else _real(token))
+                number = int(token.text) if is_whole else float(token.text)
+                return _Node("value", number)
             case "string":
                 return _Node("value", _unescape(token.text))
             case "name":
@@ -268,10 +276,6 @@ class _Parser:
                 self._expect(",")
             items.append(self._parse_condition())
         return tuple(items)
-
-
-def _real(token: _Token) -> float:
-    return float(token.text)
 
 
 def _unescape(text: str) -> str:

@@ -10,12 +10,13 @@ import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pilotfleet.errors import InvalidArgument
+from pilotfleet.protocol.durations import parse_duration
 from pilotfleet.protocol.expressions import Expression, parse_expression
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["EVENTS", "GATES", "Directive", "Policy", "PolicyError", "load_policy"]
+__all__ = ["EVENTS", "Directive", "Policy", "PolicyError", "load_policy"]
 
 # From the specification; which names an event has was seen from 1.18.0.
 VERSION: Final = 1
@@ -31,9 +32,9 @@ EVENTS: Final[dict[str, frozenset[str]]] = {
     "leave": _ALL,
 }
 """What can happen, and the names that conditions about it may use."""
-GATES: Final = frozenset(["connect", "dial", "datagram"])
+_GATES: Final = frozenset(["connect", "dial", "datagram"])
 """Events whose outcome is a verdict."""
-VERDICTS: Final = frozenset(["allow", "deny"])
+_VERDICTS: Final = frozenset(["allow", "deny"])
 _ACTIONS: Final[dict[str, tuple[str, ...]]] = {
     "allow": (),
     "deny": (),
@@ -48,8 +49,6 @@ _ACTIONS: Final[dict[str, tuple[str, ...]]] = {
     "log": ("message",),
 }
 """Actions, each with the parameters of which it needs one."""
-_UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3}
-_LONG_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 # Of our choosing.
 MAX_DOCUMENT: Final = 64 * 1024
@@ -82,15 +81,11 @@ class _Rule(NamedTuple):
 class Policy:
     """A checked policy."""
 
-    __slots__ = ("_rules", "default_verdict", "fail_closed")
+    __slots__ = ("_rules", "default_verdict")
 
-    def __init__(
-        self, rules: tuple[_Rule, ...], *, default_verdict: str, fail_closed: bool
-    ) -> None:
+    def __init__(self, rules: tuple[_Rule, ...], default_verdict: str) -> None:
         self._rules = rules
         self.default_verdict = default_verdict
-        self.fail_closed = fail_closed
-        """Whether an event that cannot be evaluated is denied."""
 
     def __len__(self) -> int:
         return len(self._rules)
@@ -122,20 +117,11 @@ class Policy:
             if rule.on != event or not self._matches(rule, values, functions):
                 continue
             directives += rule.actions
-            if event in GATES and any(a.type in VERDICTS for a in rule.actions):
+            if event in _GATES and any(a.type in _VERDICTS for a in rule.actions):
                 return directives
-        if event in GATES:
+        if event in _GATES:
             directives.append(Directive(self.default_verdict, "_default", None))
         return directives
-
-    def allows(self, event: str, values: Mapping[str, Any], *, wall: float) -> bool:
-        """Tell the verdict on a gate's event."""
-        try:
-            directives = self.decide(event, values, wall=wall)
-        except InvalidArgument:
-            return not self.fail_closed
-        verdicts = [d.type for d in directives if d.type in VERDICTS]
-        return verdicts[0] == "allow"
 
     def _matches(
         self,
@@ -162,7 +148,7 @@ def load_policy(document: str | Mapping[str, Any]) -> Policy:
     if version != VERSION or isinstance(version, bool):
         raise PolicyError(f"policy: unsupported version {version!r:.20} (want 1)")
     default = document.get("default_verdict") or "allow"
-    if default not in VERDICTS:
+    if not isinstance(default, str) or default not in _VERDICTS:
         raise PolicyError(
             'policy: default_verdict must be "allow" or "deny"'
             f' (got "{str(default)[:40]}")'
@@ -176,9 +162,7 @@ def load_policy(document: str | Mapping[str, Any]) -> Policy:
     for index, rule in enumerate(rules):
         _check_rule(rule, index, names)
     _check_cycle(document.get("config"))
-    compiled = tuple(_compile(rule) for rule in rules)
-    fail_closed = document.get("fail_closed") is not False
-    return Policy(compiled, default_verdict=default, fail_closed=fail_closed)
+    return Policy(tuple(_compile(rule) for rule in rules), default)
 
 
 def _decode(text: str) -> Mapping[str, Any]:
@@ -228,9 +212,12 @@ def _check_cycle(config: Any) -> None:
     cycle = _text(config, "cycle")
     if not cycle:
         return
-    seconds = _duration(cycle)
-    if seconds is None:
-        raise PolicyError(f'policy: config.cycle: invalid duration "{cycle[:40]}"')
+    try:
+        seconds = _seconds(cycle)
+    except InvalidArgument:
+        raise PolicyError(
+            f'policy: config.cycle: invalid duration "{cycle[:40]}"'
+        ) from None
     if seconds < 1:
         raise PolicyError("policy: config.cycle must be >= 1s")
 
@@ -280,24 +267,4 @@ def _has_tag(tags: Any, name: str) -> bool:
 
 
 def _seconds(text: str) -> float:
-    seconds = _duration(text)
-    if seconds is None:
-        raise ValueError(f"invalid duration {text!r:.40}")
-    return seconds
-
-
-def _duration(text: str) -> float | None:
-    """Read ``1h30m``; every number has a unit."""
-    total, rest = 0.0, text
-    while rest:
-        digits = rest[: len(rest) - len(rest.lstrip("0123456789."))]
-        rest = rest[len(digits) :]
-        for units in (_UNITS, _LONG_UNITS):
-            unit = next((unit for unit in units if rest.startswith(unit)), None)
-            if unit is not None:
-                break
-        if unit is None or digits.count(".") > 1 or not digits.strip("."):
-            return None
-        total += float(digits) * units[unit]
-        rest = rest[len(unit) :]
-    return total if text else None
+    return parse_duration(text, "policy", needs_unit=True, allow_negative=True)

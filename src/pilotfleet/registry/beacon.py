@@ -29,13 +29,17 @@ class BeaconServer:
         config: BeaconConfig | None = None,
         clock: Clock | None = None,
         find: Callable[[int], Endpoint | None] = lambda node: None,
+        is_registered: Callable[[int], bool] = lambda node: True,
     ) -> None:
-        """Prepare; ``find`` is the table's."""
+        """Prepare; ``find`` and ``is_registered`` are the table's."""
         self._bind = bind
         self._clock = clock or SystemClock()
-        self._table = BeaconTable(config, now=self._clock.now(), find=find)
+        self._table = BeaconTable(
+            config, now=self._clock.now(), find=find, is_registered=is_registered
+        )
         self._socket: UdpSocket | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
 
     @property
     def address(self) -> Endpoint:
@@ -107,7 +111,9 @@ class BeaconServer:
         wait = max(0.0, self._table.next_timer() - self._clock.now())
         when = loop.time() + wait
         if self._timer is not None:
-            if self._timer.when() <= when:
+            # Not asked of the timer: uvloop's has no ``when`` if it is due at once.
+            if self._timer_at <= when:
                 return
             self._timer.cancel()
+        self._timer_at = when
         self._timer = loop.call_later(wait, self._on_timer)

@@ -90,6 +90,10 @@ def _find_nothing(node: int) -> Endpoint | None:
     return None
 
 
+def _everybody(node: int) -> bool:
+    return True
+
+
 class _Node:
     __slots__ = ("endpoint", "extended", "moved", "seen")
 
@@ -115,6 +119,7 @@ class BeaconTable:
         *,
         now: float,
         find: Callable[[int], Endpoint | None] = _find_nothing,
+        is_registered: Callable[[int], bool] = _everybody,
     ) -> None:
         """Start empty.
 
@@ -123,9 +128,13 @@ class BeaconTable:
             now: The time.
             find: Asked about a node that is wanted but was not heard yet. After
                 a restart it saves relayed tunnels a minute of silence.
+            is_registered: Says which nodes are not just invented. One half of the
+                table is for them alone, or one host could fill it with numbers
+                and no new node would be reached for as long as it likes.
         """
         self._config = config = config or BeaconConfig()
         self._find_elsewhere = find
+        self._is_registered = is_registered
         self._nodes: dict[int, _Node] = {}
         self._out: list[tuple[bytes, Endpoint]] = []
         self._punches = RateLimit(config.punches_per_second, max_keys=1)
@@ -316,7 +325,7 @@ class BeaconTable:
         """Note that the node was seen at ``source``."""
         entry = self._nodes.pop(node, None)
         if entry is None:
-            if len(self._nodes) >= self._config.max_nodes or not node:
+            if not node or not self._has_room(node):
                 self.counters.limited += 1
                 return None
             entry = _Node(source, now)
@@ -326,6 +335,10 @@ class BeaconTable:
         entry.seen = now
         self._nodes[node] = entry
         return entry
+
+    def _has_room(self, node: int) -> bool:
+        count, limit = len(self._nodes), self._config.max_nodes
+        return count < limit // 2 or (count < limit and self._is_registered(node))
 
     def _beacon_of(self, node: int) -> Endpoint | None:
         for peer, gossip in self._gossip.items():

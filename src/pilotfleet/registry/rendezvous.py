@@ -130,6 +130,7 @@ class Rendezvous:
             config=config.limits,
             clock=self._clock,
             find=self._registered_endpoint,
+            is_registered=self._is_registered,
         )
         await stack.enter_async_context(beacon)
         advertised = config.advertised_beacon or _reachable(beacon.address)
@@ -179,6 +180,9 @@ class Rendezvous:
         http = HttpServer(make_app(view), self.config.http)
         await stack.enter_async_context(http)
         return http.address
+
+    def _is_registered(self, node: int) -> bool:
+        return self.directory.nodes.get_live(node) is not None
 
     def _registered_endpoint(self, node: int) -> Endpoint | None:
         """Return where a node registered, if that is sure to be its own address.

@@ -147,6 +147,11 @@ class RequestDecoder:
         old, self._held = self._held, size
         self._budget.change(old, size)
 
+    def clear(self) -> None:
+        """Forget what is buffered: the connection is over."""
+        self._decoder.clear()
+        self.hold(0)
+
     def _choose_mode(self, start: bytes) -> bytes:
         if len(start) < 4 or (is_binary_preamble(start) and len(start) < 5):
             self.start = start
@@ -245,7 +250,9 @@ class Session:
         # repeat it elsewhere, and half of it helps nobody.
         self._waiting.clear()
         self._waiting_bytes = 0
-        self._decoder.hold(0)
+        # A closed session is a cycle of references, which the collector finds late,
+        # if at all: up to 64 MiB must not wait for it.
+        self._decoder.clear()
         self._on_closed(self)
 
     async def _serve(self) -> None:
@@ -277,12 +284,14 @@ class Session:
 
     async def _answer_requests(self, bodies: list[bytes], replies: list[bytes]) -> None:
         requests: list[dict[str, Any]] = []
-        broken: DecodeError | None = None
+        # The text only: an error that a variable of its own frame refers to would keep
+        # the frame, and with it bodies of up to 64 MiB, until the collector comes.
+        broken: str | None = None
         for body in bodies:
             try:
                 requests.append(decode_request(body))
             except DecodeError as error:
-                broken = error
+                broken = str(error)
                 break
         if len(requests) == 1 or all(text(r, "type") in QUICK for r in requests):
             replies += [await self._answer_json(request) for request in requests]
@@ -292,7 +301,7 @@ class Session:
             answers = (self._answer_json(request) for request in requests)
             replies += await asyncio.gather(*answers)
         if broken is not None:
-            raise broken
+            raise DecodeError(broken)
 
     def _resume_if_room(self) -> None:
         if self._is_stopping:

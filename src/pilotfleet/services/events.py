@@ -29,6 +29,7 @@ from pilotfleet.errors import (
     StorageError,
 )
 from pilotfleet.protocol.address import BACKBONE, Address
+from pilotfleet.protocol.limits import TokenBucket
 from pilotfleet.protocol.services.events import (
     GOVERNED_TOPIC,
     PUBLISHER_TOPIC,
@@ -37,7 +38,6 @@ from pilotfleet.protocol.services.events import (
     decode_since,
     encode_event,
 )
-from pilotfleet.protocol.stream.gate import TokenBucket
 from pilotfleet.protocol.topics import TopicTrie
 from pilotfleet.services.publisher import BrokerConfig, FrameQueue, Publisher
 

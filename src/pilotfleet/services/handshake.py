@@ -17,11 +17,7 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from pilotfleet.errors import (
-    DecodeError,
-    NotFound,
-    PilotError,
-)
+from pilotfleet.errors import DecodeError, NotFound, PilotError
 from pilotfleet.node.memberships import networks_of
 from pilotfleet.node.trustfile import TrustWriter
 from pilotfleet.protocol.services.handshake import (
@@ -39,7 +35,7 @@ from pilotfleet.services.handshakemail import Mailroom
 from pilotfleet.services.handshakesend import CLOSE_DELAY_S, Messenger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from pilotfleet.node.agent import Agent
     from pilotfleet.node.host import Host
@@ -94,7 +90,7 @@ class HandshakeService:
             NotFound: The registry knows no such node.
             ConnectionFailed: Neither the node nor the registry can be reached.
         """
-        store = self._store(agent)
+        store = agent.trust
         if store.is_trusted(node):
             return "sent"
         if (agent, node) in self._requesting:
@@ -115,30 +111,19 @@ class HandshakeService:
     async def approve(self, agent: Agent, node: int) -> None:
         """Trust a pending node; without a pending entry do nothing."""
         await self._mail.look(agent)
-        store = self._store(agent)
-        entry = store.live_pending(self._host.wall()).get(node)
+        entry = agent.trust.live_pending(self._host.wall()).get(node)
         if entry is None:
             return
         agent.report("handshake.approved", peer_node_id=node)
-        await self._grant(
-            agent, node, public_key=entry.public_key, mutual=False, reason="approved"
-        )
-        await self._messenger.report_trust(agent, node)
-        await self._messenger.respond(agent, node, accept=True)
-        self._spawn(self._messenger.accept(agent, node), agent, node)
-        if not entry.public_key:
-            self._spawn(self._fetch_key(agent, node), agent, node)
+        await self._finish(self._approve(agent, node, entry.public_key), agent, node)
 
     async def reject(self, agent: Agent, node: int, reason: str) -> None:
         """Drop a pending node and tell it, both ways (trust.md section 4.5)."""
         await self._mail.look(agent)
-        store = self._store(agent)
-        if store.drop_pending(node) is None:
+        if agent.trust.drop_pending(node) is None:
             return
         agent.report("handshake.rejected", peer_node_id=node, reason=reason)
-        await self._writer.flush(store)
-        await self._messenger.respond(agent, node, accept=False)
-        self._spawn(self._messenger.reject(agent, node, reason), agent, node)
+        await self._finish(self._reject(agent, node, reason), agent, node)
 
     async def revoke(self, agent: Agent, node: int) -> None:
         """End trust with ``node`` and tell it.
@@ -146,22 +131,11 @@ class HandshakeService:
         Raises:
             NotFound: There was none.
         """
-        store = self._store(agent)
-        was_trusted = store.revoke(node, self._host.wall())
-        await self._writer.flush(store)
+        was_trusted = agent.trust.revoke(node, self._host.wall())
         if not was_trusted:
+            await self._writer.flush(agent.trust)
             raise NotFound(f"node {node} was not trusted")
-        agent.report("trust.revoked", peer_node_id=node)
-        self._changed(agent, node, "revoked", "local")
-        # The notice needs the tunnel, and the pair to resolve the peer.
-        try:
-            async with asyncio.timeout(REVOKE_TIMEOUT_S):
-                await self._messenger.revoke(agent, node)
-                await asyncio.sleep(CLOSE_DELAY_S)
-        except TimeoutError:
-            logger.debug("node %d was not told of its revocation", node)
-        self._drop_tunnel(agent, node)
-        await self._messenger.revoke_trust(agent, node)
+        await self._finish(self._revoke(agent, node), agent, node)
 
     async def pending(self, agent: Agent) -> list[dict[str, Any]]:
         """Return who waits for a decision (ipc.md section 6)."""
@@ -173,9 +147,7 @@ class HandshakeService:
                 "justification": entry.justification,
                 "received_at": entry.received_at,
             }
-            for node, entry in self._store(agent)
-            .live_pending(self._host.wall())
-            .items()
+            for node, entry in agent.trust.live_pending(self._host.wall()).items()
         ]
 
     async def trusted(self, agent: Agent) -> list[dict[str, Any]]:
@@ -189,12 +161,12 @@ class HandshakeService:
                 "mutual": entry.mutual,
                 "network": entry.network,
             }
-            for node, entry in self._store(agent).trusted.items()
+            for node, entry in agent.trust.trusted.items()
         ]
 
     async def wait(self, agent: Agent, node: int, *, timeout: float) -> bool:
         """Wait until ``node`` is trusted; tell whether it is."""
-        store = self._store(agent)
+        store = agent.trust
         if node == agent.node_id or store.is_trusted(node):
             return True
         await self._mail.look(agent)
@@ -211,6 +183,48 @@ class HandshakeService:
     def keepalive(self, agent: Agent) -> None:
         """Poll with the keepalive."""
         self._mail.box(agent).poll(self._host.now())
+
+    async def _finish(
+        self, work: Coroutine[Any, Any, None], agent: Agent, node: int
+    ) -> None:
+        """Carry a decision out to its end, though its program may leave.
+
+        Half of it would be worse than none: a peer that was revoked here but not at
+        the registry still passes the gate.
+        """
+        await asyncio.shield(self._spawn(work, agent, node))
+
+    async def _approve(self, agent: Agent, node: int, public_key: str) -> None:
+        await self._grant(
+            agent, node, public_key=public_key, mutual=False, reason="approved"
+        )
+        await self._messenger.report_trust(agent, node)
+        await self._messenger.respond(agent, node, accept=True)
+        self._spawn(self._messenger.accept(agent, node), agent, node)
+        if not public_key:
+            self._spawn(self._fetch_key(agent, node), agent, node)
+
+    async def _reject(self, agent: Agent, node: int, reason: str) -> None:
+        await self._writer.flush(agent.trust)
+        await self._messenger.respond(agent, node, accept=False)
+        self._spawn(self._messenger.reject(agent, node, reason), agent, node)
+
+    async def _revoke(self, agent: Agent, node: int) -> None:
+        await self._writer.flush(agent.trust)
+        agent.report("trust.revoked", peer_node_id=node)
+        self._changed(agent, node, "revoked", "local")
+        # The notice needs the tunnel, and the pair to resolve the peer.
+        try:
+            async with asyncio.timeout(REVOKE_TIMEOUT_S):
+                await self._messenger.revoke(agent, node)
+                await asyncio.sleep(CLOSE_DELAY_S)
+        except TimeoutError:
+            logger.debug("node %d was not told of its revocation", node)
+        self._drop_tunnel(agent, node)
+        await self._messenger.revoke_trust(agent, node)
+        # The gate may have asked the registry in the meantime, and to send the notice
+        # has opened the reply window.
+        self._host.gate.forget(agent, node)
 
     # Port 444
 
@@ -283,7 +297,7 @@ class HandshakeService:
         source: int,
         known: dict[str, Any] | None,
     ) -> None:
-        store, node, key = self._store(agent), message.node_id, message.public_key
+        store, node, key = agent.trust, message.node_id, message.public_key
         told = {"peer_node_id": node, "justification": message.justification}
         agent.report("handshake.received", **told)
         if self._shows_trusted_key(store, message, known):
@@ -317,12 +331,20 @@ class HandshakeService:
         message: HandshakeMessage,
         known: dict[str, Any] | None,
     ) -> bool:
-        """Tell whether a trusted node has sent ``message``; note its key."""
+        """Tell whether a trusted node has sent ``message``; note its key.
+
+        Raises:
+            DecodeError: It shows another key, and nobody says that it is the node's.
+                To believe it would let anybody take the place of a trusted node while
+                the registry is away.
+        """
         entry = store.trusted.get(message.node_id)
         if entry is None:
             return False
         if known is None:
-            return bool(entry.public_key) and entry.public_key == message.public_key
+            if entry.public_key == message.public_key:
+                return True
+            raise DecodeError(f"unproven key for trusted node {message.node_id}")
         rotated = bool(known.get("key_generation"))
         return store.bind_key(message.node_id, message.public_key, rotated=rotated)
 
@@ -334,7 +356,7 @@ class HandshakeService:
         ``known`` is the registry's record of the node; None if its key is not bound.
         """
         if known is not None:
-            if self._store(agent).is_asked(node, self._host.wall()):
+            if agent.trust.is_asked(node, self._host.wall()):
                 return {"mutual": True, "reason": "mutual"}
             if network := await self._shared_network(agent, known):
                 return {"mutual": False, "network": network, "reason": "same_network"}
@@ -354,7 +376,7 @@ class HandshakeService:
     async def _on_accept(
         self, agent: Agent, message: HandshakeMessage, known: dict[str, Any] | None
     ) -> None:
-        store, node = self._store(agent), message.node_id
+        store, node = agent.trust, message.node_id
         wall = self._host.wall()
         if store.is_revoked(node, wall):
             return
@@ -370,13 +392,13 @@ class HandshakeService:
         await self._messenger.report_trust(agent, node)
 
     async def _on_reject(self, agent: Agent, node: int) -> None:
-        store = self._store(agent)
+        store = agent.trust
         store.drop_outgoing(node)
         await self._writer.flush(store)
         logger.info("agent %s: node %d refused trust", agent.name, node)
 
     async def _on_revoke(self, agent: Agent, node: int) -> None:
-        store = self._store(agent)
+        store = agent.trust
         was_trusted = store.forget(node)
         await self._writer.flush(store)
         self._drop_tunnel(agent, node)
@@ -394,7 +416,7 @@ class HandshakeService:
         responses: list[dict[str, Any]],
     ) -> None:
         """Save everything that a poll brought, then act on it."""
-        store, wall = self._store(agent), self._host.wall()
+        store, wall = agent.trust, self._host.wall()
         accepted = [
             row["from_node_id"]
             for row in responses
@@ -435,7 +457,7 @@ class HandshakeService:
 
         The registry checked its signature, so it counts as bound.
         """
-        store = self._store(agent)
+        store = agent.trust
         if not store.is_trusted(node):
             granted = await self._automatic(agent, node, await self._lookup(node) or {})
             if granted is None:
@@ -452,17 +474,13 @@ class HandshakeService:
         await self._messenger.report_trust(agent, node)
 
     async def _fetch_key(self, agent: Agent, node: int) -> None:
-        known = await self._lookup(node)
-        store = self._store(agent)
-        if known is not None and store.is_trusted(node):
+        known = await self._lookup(node) or {}
+        if key := str(known.get("public_key") or ""):
             rotated = bool(known.get("key_generation"))
-            store.bind_key(node, str(known.get("public_key") or ""), rotated=rotated)
-            await self._writer.flush(store)
+            agent.trust.bind_key(node, key, rotated=rotated)
+            await self._writer.flush(agent.trust)
 
     # Private
-
-    def _store(self, agent: Agent) -> TrustStore:
-        return agent.trust
 
     async def _grant(
         self,
@@ -479,7 +497,7 @@ class HandshakeService:
         Nobody is told of a change without a reason: the peer's answer to our own
         request is none to 1.18.0.
         """
-        store = self._store(agent)
+        store = agent.trust
         store.trust(
             node,
             wall=self._host.wall(),
@@ -528,10 +546,13 @@ class HandshakeService:
                 waiters.remove(waiter)
             if not waiters and self._waiters.get((agent, node)) is waiters:
                 del self._waiters[agent, node]
-        return self._store(agent).is_trusted(node)
+        return agent.trust.is_trusted(node)
 
-    def _spawn(self, work: Any, agent: Agent, node: int) -> None:
-        self._host.spawn(work, name=f"handshake of {agent.name} with {node}")
+    def _spawn(
+        self, work: Coroutine[Any, Any, None], agent: Agent, node: int
+    ) -> asyncio.Task[None]:
+        name = f"handshake of {agent.name} with {node}"
+        return self._host.spawn(work, name=name)
 
 
 def _report_automatic(agent: Agent, node: int, reason: str) -> None:

@@ -17,6 +17,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.errors import PilotError, StorageError
+from pilotfleet.protocol.limits import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,7 +39,8 @@ MAX_EXPECTED: Final = 64
 CALLER_WAIT_S: Final = 3.0
 """How long a local command waits for a poll."""
 POKES: Final = 3
-POKE_REFILL_S: Final = 5.0
+POKE_RATE: Final = 1 / 5
+"""Per second, after that many at once."""
 
 MAILBOX_ACK: Final = "mailbox-ack"
 """The extension, as the registry names it."""
@@ -52,7 +54,6 @@ class Mailbox:
         "_expected",
         "_is_stale",
         "_last",
-        "_poke_at",
         "_pokes",
         "_room",
         "_task",
@@ -64,8 +65,7 @@ class Mailbox:
         self._last = float("-inf")
         self._expected: dict[int, float] = {}
         self._is_stale = False
-        self._pokes = float(POKES)
-        self._poke_at = 0.0
+        self._pokes = TokenBucket(POKES, POKE_RATE, 0.0)
         self._task: asyncio.Task[None] | None = None
 
     def poll(self, now: float) -> asyncio.Task[None] | None:
@@ -79,12 +79,8 @@ class Mailbox:
 
     def poke(self, now: float) -> None:
         """Poll because the beacon says so; anybody can send that, so bounded."""
-        refill = (now - self._poke_at) / POKE_REFILL_S
-        self._pokes = min(float(POKES), self._pokes + refill)
-        self._poke_at = now
-        if self._pokes < 1.0:
+        if not self._pokes.take(now):
             return
-        self._pokes -= 1.0
         if self._task is not None:
             # The registry may have answered it before what the beacon tells of came.
             self._is_stale = True

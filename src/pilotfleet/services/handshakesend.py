@@ -29,7 +29,7 @@ MAX_DIRECT: Final = 1152
 CLOSE_DELAY_S: Final = 0.5
 """Between the write and the close of the stream."""
 REPEAT_S: Final = 900.0
-"""How long a 1.18.0 receiver silently drops a second direct request."""
+"""How long a 1.18.0 receiver silently drops a second direct message of a kind."""
 
 # Of our choosing.
 DIAL_TIMEOUT_S: Final = 5.0
@@ -43,9 +43,10 @@ class Messenger:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._requested: ExpiringCache[tuple[int, int], bool] = ExpiringCache(
+        self._sent: ExpiringCache[tuple[int, int, Kind], bool] = ExpiringCache(
             MAX_REMEMBERED
         )
+        """Direct messages that the receiver would take for replays of these."""
 
     async def request(self, agent: Agent, node: int, justification: str) -> None:
         """Ask for trust.
@@ -54,18 +55,18 @@ class Messenger:
             NotFound: The registry knows no such node.
             ConnectionFailed: Neither way works.
         """
-        key, now = (agent.node_id, node), self._host.now()
         self._host.gate.note_contact(agent, node)
-        if self._requested.get(key, now) is None and await self._direct(
+        if self._is_repeated(agent, node, Kind.REQUEST) or not await self._direct(
             agent, node, Kind.REQUEST, justification=justification
         ):
-            self._requested.put(key, True, self._host.now() + REPEAT_S)
-            return
-        await self._relay_request(agent, node, justification)
+            await self._relay_request(agent, node, justification)
 
     async def accept(self, agent: Agent, node: int) -> None:
         """Tell ``node`` that it is trusted, through the registry if need be."""
-        if not await self._direct(agent, node, Kind.ACCEPT):
+        # A repeated one may be dropped as a replay, or be the first that a restarted
+        # peer gets: so it goes both ways.
+        is_repeated = self._is_repeated(agent, node, Kind.ACCEPT)
+        if not await self._direct(agent, node, Kind.ACCEPT) or is_repeated:
             await self.respond(agent, node, accept=True)
 
     async def reject(self, agent: Agent, node: int, reason: str) -> None:
@@ -127,7 +128,13 @@ class Messenger:
             logger.debug("%s from %d to %d: %s", kind, agent.node_id, node, error)
             return False
         self._host.loop.call_later(CLOSE_DELAY_S, stream.close_nowait)
+        key, now = (agent.node_id, node, kind), self._host.now()
+        self._sent.put(key, True, now + REPEAT_S)
         return True
+
+    def _is_repeated(self, agent: Agent, node: int, kind: Kind) -> bool:
+        key = (agent.node_id, node, kind)
+        return self._sent.get(key, self._host.now()) is not None
 
     async def _relay_request(self, agent: Agent, node: int, justification: str) -> None:
         try:

@@ -170,7 +170,8 @@ class TaskOperations:
         self, session: PushSession, agent: Any, params: dict[str, Any]
     ) -> dict[str, Any]:
         """Accept a received task."""
-        record = self._service.received.find(agent.name, _read(params, _TaskId).task_id)
+        task_id = _read(params, _TaskId).task_id
+        record = await self._service.open_received(agent.name, task_id)
         await self._service.received.accept(record)
         return _answer(record, "Task accepted")
 
@@ -179,7 +180,7 @@ class TaskOperations:
     ) -> dict[str, Any]:
         """Decline a received task."""
         wanted = _read(params, _Decline)
-        record = self._service.received.find(agent.name, wanted.task_id)
+        record = await self._service.open_received(agent.name, wanted.task_id)
         await self._service.received.decline(record, wanted.justification[:MAX_TEXT])
         answer = _answer(record, "Task declined")
         return {**answer, "justification": record.justification}
@@ -201,7 +202,7 @@ class TaskOperations:
     ) -> dict[str, Any]:
         """Give the results of a task, as text or as a file."""
         wanted = _read(params, _SendResults)
-        record = self._service.received.find(agent.name, wanted.task_id)
+        record = await self._service.open_received(agent.name, wanted.task_id)
         content = self._content(session, wanted)
         name = base_name(wanted.filename) if wanted.filename else ""
         limit = MAX_SENT_FILE if name else MAX_RESULT_TEXT
@@ -243,7 +244,7 @@ class TaskOperations:
                 "task_id": record.task_id,
                 "description": record.description,
                 "from": record.from_addr,
-                "created_at": rfc3339(record.created, nanoseconds=True),
+                "created_at": rfc3339(record.created),
             }
             for record in records
         ]

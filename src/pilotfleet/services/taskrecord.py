@@ -96,15 +96,9 @@ class TaskRecord(msgspec.Struct):
         return True
 
 
-def rfc3339(wall: float, *, nanoseconds: bool = False) -> str:
+def rfc3339(wall: float) -> str:
     """Return a time in UTC as the task files have it; empty for 0."""
-    if not wall:
-        return ""
-    moment = _second(int(wall))
-    if not nanoseconds:
-        return f"{moment}Z"
-    digits = f"{int(wall % 1 * 1e9):09d}".rstrip("0")
-    return f"{moment}.{digits}Z" if digits else f"{moment}Z"
+    return f"{_second(int(wall))}Z" if wall else ""
 
 
 @functools.lru_cache(maxsize=64)
@@ -122,7 +116,7 @@ def task_row(record: TaskRecord) -> dict[str, Any]:
         "status_justification": record.justification,
         "from": record.from_addr,
         "to": record.to_addr,
-        "created_at": rfc3339(record.created, nanoseconds=True),
+        "created_at": rfc3339(record.created),
         "category": str(record.role),
     }
     if record.error:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from pilotfleet.errors import DecodeError, PilotError, StorageError
+from pilotfleet.errors import DecodeError, NotFound, PilotError, StorageError
 from pilotfleet.node.cache import ExpiringCache
 from pilotfleet.protocol.address import Address
 from pilotfleet.protocol.services.tasks import (
@@ -41,9 +41,9 @@ from pilotfleet.protocol.services.taskstate import FINAL, Role
 from pilotfleet.services.taskgate import GateMode, TaskGate
 from pilotfleet.services.tasklink import PeerLink
 from pilotfleet.services.taskops import TaskOperations
-from pilotfleet.services.taskrecord import Pending, TaskRecord
+from pilotfleet.services.taskrecord import Pending, TaskKey, TaskRecord
 from pilotfleet.services.taskserving import Serving
-from pilotfleet.services.tasksreceived import Received, received_record
+from pilotfleet.services.tasksreceived import Received, already, received_record
 from pilotfleet.services.taskstore import Limits, TaskStore
 from pilotfleet.services.tasksubmitted import Submitted
 from pilotfleet.services.tasktable import Bounds, TaskTable
@@ -171,6 +171,21 @@ class TaskService:
         """Return the newest tasks of an agent; open ones as they are this moment."""
         kept = await self.store.tasks_of(agent, role, limit)
         return [self.table.find(agent, role, r.task_id) or r for r in kept]
+
+    async def open_received(self, agent: str, task_id: str) -> TaskRecord:
+        """Return a received task that has not ended.
+
+        Raises:
+            NotFound: There is none with this id.
+            InvalidState: It has ended.
+        """
+        try:
+            return self.received.find(agent, task_id)
+        except NotFound:
+            ended = await self.store.get(TaskKey(agent, Role.RECEIVED, task_id))
+            if ended is None:
+                raise
+            raise already(ended) from None
 
     async def push_uncollected(self, agent: str, session: PushSession) -> None:
         """Tell a connection that begins to watch which results wait for somebody."""

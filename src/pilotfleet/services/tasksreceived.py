@@ -12,7 +12,7 @@ import functools
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
-from pilotfleet.errors import Busy, InvalidArgument, NotFound
+from pilotfleet.errors import Busy, Expired, InvalidState, NotFound
 from pilotfleet.protocol.services.tasks import (
     ACCEPTED_STATUS,
     MAX_DESCRIPTION,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pilotfleet.services.tasktable import TaskTable
 
-__all__ = ["Outcome", "Received", "received_record"]
+__all__ = ["Outcome", "Received", "already", "received_record"]
 
 # From the specification (section 3.1).
 ACCEPT_LIMIT_S: Final = 60.0
@@ -147,7 +147,8 @@ class Received:
         """Accept a new task.
 
         Raises:
-            InvalidArgument: It is not new any more, or over a minute old.
+            InvalidState: It is not new any more.
+            Expired: It is over a minute old.
         """
         now = self._wall()
         self._check_new(record, now)
@@ -164,7 +165,8 @@ class Received:
         """Decline a new task.
 
         Raises:
-            InvalidArgument: It is not new any more, or over a minute old.
+            InvalidState: It is not new any more.
+            Expired: It is over a minute old.
         """
         now = self._wall()
         self._check_new(record, now)
@@ -214,7 +216,7 @@ class Received:
         """Keep what came of a task. Durable when it returns.
 
         Raises:
-            InvalidArgument: The task is not accepted, or has ended.
+            InvalidState: The task is not accepted, or has ended.
         """
         now = self._wall()
         event = Input.SUCCEED if outcome.is_ok else Input.FAIL
@@ -287,9 +289,9 @@ class Received:
 
     def _check_new(self, record: TaskRecord, now: float) -> None:
         if record.status is not Status.NEW:
-            raise InvalidArgument(f"task {record.task_id} is already {record.status}")
+            raise already(record)
         if now - record.created > ACCEPT_LIMIT_S:
-            raise InvalidArgument(
+            raise Expired(
                 f"task {record.task_id} has expired"
                 " (accept deadline was 1 minute after creation)"
             )
@@ -305,7 +307,7 @@ class Received:
         done = self._change(record, event, justification, fields, content)
         if done is None:
             reason = _REFUSED.get(event, "is already {}").format(record.status)
-            raise InvalidArgument(f"task {record.task_id} {reason}")
+            raise InvalidState(f"task {record.task_id} {reason}")
         return done
 
     def _change(
@@ -368,6 +370,11 @@ class Received:
         head = next(iter(queue.values()))
         if not head.staged:
             head.staged = self._wall()
+
+
+def already(record: TaskRecord) -> InvalidState:
+    """Return the error for what can be done with a new or open task only."""
+    return InvalidState(f"task {record.task_id} is already {record.status}")
 
 
 def received_record(

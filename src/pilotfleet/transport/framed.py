@@ -36,6 +36,9 @@ __all__ = [
 
 WRITE_HIGH_WATER: Final = 256 * 1024
 """Bytes in the write buffer above which ``drain`` waits."""
+TURN_BYTES: Final = 64 * 1024
+"""After a read of so many, all other connections have their turn: uvloop reads up to
+32 times in a row, which is 8 MiB of each of hundreds that send as fast as they can."""
 
 
 class FrameDecoder(Protocol):
@@ -56,6 +59,7 @@ class FramedConnection(asyncio.Protocol):
         "_closed",
         "_decoder",
         "_error",
+        "_is_paused",
         "_on_closed",
         "_on_frames",
         "_on_opened",
@@ -84,6 +88,7 @@ class FramedConnection(asyncio.Protocol):
         self._error: PilotError | None = None
         self._writable: asyncio.Future[None] | None = None
         self._closed = False
+        self._is_paused = False
         self.received_at = 0.0
         """Loop time when bytes last arrived."""
         self.received_bytes = 0
@@ -126,13 +131,16 @@ class FramedConnection(asyncio.Protocol):
             return
         if frames and not self._closed:
             self._on_frames(self, frames)
+        if len(data) >= TURN_BYTES:
+            self._let_others_read()
 
     def connection_lost(self, error: Exception | None) -> None:
         """End; called by the event loop."""
         self._closed = True
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
-        reason = self._error
+        # Not kept: its frames hold what arrived last, and they refer to us.
+        reason, self._error = self._error, None
         if reason is None:
             text = f": {error}" if error is not None else ""
             reason = ConnectionReset(f"the other side closed the connection{text}")
@@ -163,12 +171,14 @@ class FramedConnection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Stop reading: the sender will be slowed down by TCP."""
+        self._is_paused = True
         transport = self._transport
         if transport is not None and not transport.is_closing():
             transport.pause_reading()
 
     def resume(self) -> None:
         """Go on reading."""
+        self._is_paused = False
         transport = self._transport
         if transport is not None and not transport.is_closing():
             transport.resume_reading()
@@ -184,6 +194,17 @@ class FramedConnection(asyncio.Protocol):
         self._error = self._error or error
         if self._transport is not None:
             self._transport.abort()
+
+    def _let_others_read(self) -> None:
+        transport = self._transport
+        if self._is_paused or transport is None or transport.is_closing():
+            return
+        transport.pause_reading()
+        asyncio.get_running_loop().call_soon(self._read_again)
+
+    def _read_again(self) -> None:
+        if not self._is_paused:
+            self.resume()
 
 
 async def connect_framed(

@@ -66,7 +66,8 @@ class HttpServer:
         config = uvicorn.Config(
             self._app,
             log_config=None,
-            log_level="warning",
+            # Its warnings are one for each bad request: a log that strangers fill.
+            log_level="error",
             access_log=False,
             lifespan="off",
             server_header=False,

@@ -27,8 +27,7 @@ EVENT_NAMES = ("conn.syn_received", "conn.established", "message.received")
 def subscribed(client: Node, broker: Node, *argv: str) -> Background:
     """Start a subscription; return when the broker has it."""
     started = client.begin(*argv)
-    broker.pair.wait("a subscription", lambda: broker.has_stream(1002))
-    return started
+    return started.once("a subscription", lambda: broker.has_stream(1002))
 
 
 def no_subscriber(pair: Pair) -> None:
@@ -40,7 +39,7 @@ def no_subscriber(pair: Pair) -> None:
 def _publish(pair: Pair) -> None:
     no_subscriber(pair)
     near, far = pair.near, pair.far
-    taking = ("subscribe", "far", "news", "--count", "2", "--timeout", "10s")
+    taking = ("subscribe", "far", "news", "--count", "2", "--timeout", "60s")
     heard = subscribed(near, far, *taking)
     near.do("publish", "far", "other", "--data", "not for this one")
     near.do("publish", "far", "news", "--data", "é <&>")
@@ -52,7 +51,7 @@ def _publish(pair: Pair) -> None:
 @row("subscribe to *")
 def _star(pair: Pair) -> None:
     no_subscriber(pair)
-    taking = ("subscribe", "far", "*", "--count", "2", "--timeout", "10s")
+    taking = ("subscribe", "far", "*", "--count", "2", "--timeout", "60s")
     heard = subscribed(pair.near, pair.far, *taking)
     pair.near.do("publish", "far", "a.b", "--data", "1")
     pair.near.do("publish", "far", "c", "--data", "2")
@@ -98,7 +97,7 @@ def _pattern(pair: Pair) -> None:
     # Our client subscribes, from whichever end it drives, at the far broker.
     client = pair.near if pair.near.seat.client is Maker.OURS else pair.far
     taking = ("events", "subscribe", "--topic", "fleet.*", "--target", "far")
-    heard = subscribed(client, pair.far, *taking, "--count", "2", "--timeout", "10s")
+    heard = subscribed(client, pair.far, *taking, "--count", "2", "--timeout", "60s")
     for topic in ("fleet.health", "other", "fleet.a.b"):
         pair.near.prepare("publish", "far", topic, "--data", topic)
     events = heard.finish().data["events"]

@@ -76,7 +76,7 @@ def _count(pair: Pair) -> None:
 @row("send-message --wait with a reply")
 def _wait(pair: Pair) -> None:
     near, far = pair.near, pair.far
-    asked = near.begin("send-message", "far", "--data", "q", "--wait", "10s")
+    asked = near.begin("send-message", "far", "--data", "q", "--wait", "60s")
     pair.wait("the question", lambda: far.mail() != [])
     identity = far.mail()[0]["message_id"]
     far.do(
@@ -86,6 +86,7 @@ def _wait(pair: Pair) -> None:
     reply = asked.finish().data["reply"]
     pair.expect("reply to", reply.get("reply_to"), identity)
     pair.expect("reply", payload_of(reply), b"answer")
+    expect_mail(near, b"answer")
 
 
 @row("send-message --wait without a reply")
@@ -97,6 +98,7 @@ def _wait_timeout(pair: Pair) -> None:
 def _trace(pair: Pair) -> None:
     pair.near.do("send-message", "far", "--data", "traced", "--trace")
     expect_mail(pair.far, b"traced")
+    pair.near.do("send-message", "far", "--data", "x", "--trace", "--count", "2")
 
 
 @row("send-message refused", local=True)
@@ -110,6 +112,8 @@ def _refused(pair: Pair) -> None:
     pair.near.do(*send, "--data", "x", "--type", "foo")
     pair.near.do(*send, "--data", "x", "--wait", "0s")
     pair.near.do(*send, "--data", "x", "--reply-to", "a b")
+    file_id = "TEXT-20260101-010203.004-000001"
+    pair.near.do(*send, "--data", "x", "--reply-to", file_id, label="reply to a file")
     pair.near.do(*send, "--data", "x", "--unknown")
     pair.near.do("send-message", "99", "--data", "x")
     pair.near.do("send-message", "nobody", "--data", "x")
@@ -136,6 +140,7 @@ def _file_empty(pair: Pair) -> None:
     pair.near.do("send-file", "far", path)
     pair.near.do("send-file", "far", path, "--no-stream")
     pair.expect("received", pair.far.files(), [b"", b""])
+    pair.far.do("received")
 
 
 @row("send-file refused", local=True)
@@ -160,7 +165,11 @@ def _inbox(pair: Pair) -> None:
     pair.far.do("inbox", "--from", pair.near.address)
     pair.far.do("inbox", "--from", "near")
     pair.far.do("inbox", "--since", "1h")
+    pair.far.do("inbox", "--from", "9")
+    pair.far.do("inbox", "--from", "nobody")
+    pair.far.do("inbox", "--since", "2020-01-01T00:00:00Z")
     pair.far.do("inbox", "--since", "yesterday")
+    pair.far.do("inbox", "--since", "1d")
 
 
 @row("inbox read")
@@ -178,6 +187,7 @@ def _inbox_clear(pair: Pair) -> None:
     for text in ("one", "two"):
         pair.near.prepare("send-message", "far", "--data", text)
     pair.far.do("inbox", "--clear", "--before", "1h")
+    pair.far.do("inbox", "--clear", "--before", "3")
     pair.far.do("inbox", "--clear")
     pair.expect("messages", pair.far.mail(), [])
     pair.far.do("inbox")
@@ -197,6 +207,8 @@ def _received_clear(pair: Pair) -> None:
     pair.near.prepare("send-file", "far", path)
     pair.far.do("received", "--limit", "1")
     pair.far.do("received", "--since", "1h")
+    pair.far.do("received", "--since", "zz")
+    pair.far.do("received", "--clear", "--before", "3")
     pair.far.do("received", "--clear")
     pair.expect("files", pair.far.files(), [])
     pair.far.do("received", label="received after --clear")

@@ -193,20 +193,23 @@ def _ports(pair: Pair) -> None:
 @row("broadcast", stage=ADMIN, fresh=True)
 def _broadcast(pair: Pair) -> None:
     create_joined(pair)
-    listen = ("listen", "4000", "--count", "1", "--timeout", "10s")
+    listen = ("listen", "4000", "--count", "1", "--timeout", "60s")
     heard = connected(pair.far, *listen)
     administer(pair.near, "broadcast", NET, "hello all", "--port", "4000")
     messages = heard.finish().data["messages"]
     pair.expect("data", [m["data"] for m in messages], ["hello all"])
     pair.near.do("broadcast", NET, "x", PILOT_ADMIN_TOKEN="wrong", label="wrong token")
+    administer(pair.near, "broadcast", "0", "x")
+    administer(pair.near, "broadcast", "99", "x")
 
 
 @row("broadcast refused", local=True)
 def _broadcast_refused(pair: Pair) -> None:
     pair.near.do("broadcast", "1", "x")
     pair.near.do("broadcast")
+    pair.near.do("broadcast", "1")
     administer(pair.near, "broadcast", "1", "x")
-    administer(pair.near, "broadcast", "0", "x")
+    administer(pair.near, "broadcast", "1", "x", "--port", "99999")
     administer(pair.near, "broadcast", "abc", "x")
 
 

@@ -52,7 +52,7 @@ def _trust(pair: Pair) -> None:
         wait_for_pending(far)
         other.do("pending_handshakes")
         other.do("approve_handshake", near.number)
-        sdk.do("wait_for_trust", far.number, 5000)
+        sdk.do("wait_for_trust", far.number, 1000)
         wait_for_trusted(near)
         sdk.do("trusted_peers")
         other.do("trusted_peers")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from tests.interop.matrix.rows import row
@@ -28,6 +29,14 @@ def wait_for_trusted(node: Node, *, count: int = 1) -> None:
     )
 
 
+def record_trust_file(node: Node) -> None:
+    """Record the trusted nodes as the daemon keeps them."""
+    path = node.home / ".pilot" / "trust.json"
+    node.pair.wait("a trust file", path.exists)
+    rows = json.loads(path.read_text()).get("trusted")
+    node.pair.record(f"{node.name}: trust file", {"trusted": rows})
+
+
 @row("handshake, pending, approve", stage=PRIVATE, fresh=True)
 def _handshake(pair: Pair) -> None:
     near, far = pair.near, pair.far
@@ -38,6 +47,7 @@ def _handshake(pair: Pair) -> None:
     wait_for_trusted(near)
     near.do("trust")
     far.do("trust")
+    record_trust_file(far)
     far.do("pending", label="pending after approve")
     near.do("ping", far.id, "--count", "1")
     far.do("ping", near.id, "--count", "1")
@@ -65,6 +75,7 @@ def _handshake_again(pair: Pair) -> None:
 def _handshake_refused(pair: Pair) -> None:
     pair.near.do("handshake")
     pair.near.do("handshake", "99", "nobody is there")
+    pair.near.do("handshake", "0:0000.0000.0063", "why")
     pair.near.do("handshake", "nobody")
 
 
@@ -84,9 +95,11 @@ def _reject(pair: Pair) -> None:
 def _approve_nobody(pair: Pair) -> None:
     pair.near.do("approve", "77")
     pair.near.do("reject", "77", "no")
+    pair.near.do("untrust", "77")
     pair.near.do("approve")
     pair.near.do("reject")
     pair.near.do("pending")
+    pair.near.do("trust")
 
 
 @row("untrust", stage=TRUSTED, fresh=True)
@@ -143,7 +156,7 @@ def _killed(pair: Pair) -> None:
     assert far.program is not None
     far.program.kill()
     far.start_daemon("-hostname", far.name)
-    near.do("ping", far.id, "--count", "1", "--timeout", "15s", label="ping after")
+    near.do("ping", far.id, "--count", "1", "--timeout", "60s", label="ping after")
 
 
 @row("private node is not told to strangers", stage=PRIVATE)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Sdk", "opened"]
 
 SCRIPT: Final = Path(__file__).with_name("sdk_session.py")
-CALL_LIMIT_S: Final = 25.0
+CALL_LIMIT_S: Final = 90.0
 
 
 class Sdk:

@@ -40,8 +40,9 @@ __all__ = [
     "Stages",
 ]
 
-COMMAND_LIMIT_S: Final = 30.0
-WAIT_LIMIT_S: Final = 10.0
+COMMAND_LIMIT_S: Final = 90.0
+WAIT_LIMIT_S: Final = 60.0
+"""Official daemons stall for tens of seconds now and then when the machine is busy."""
 ADMIN_TOKEN: Final = "the-admin-token"
 NEVER: Final = threading.Event()
 UNREPEATABLE: Final = (
@@ -103,6 +104,17 @@ class Background:
     node: Node
     label: str
     process: subprocess.Popen[str]
+
+    def once(self, what: str, is_so: Callable[[], bool]) -> Background:
+        """Return the command when ``is_so``; fail if it ends before."""
+
+        def is_so_or_ended() -> bool:
+            return is_so() or self.process.poll() is not None
+
+        self.node.pair.wait(what, is_so_or_ended)
+        if self.process.poll() is not None:
+            raise AssertionError(f"ended before {what}: {self.finish()}")
+        return self
 
     def finish(self) -> Outcome:
         """Wait for its end; record and return the outcome."""
@@ -243,8 +255,8 @@ class Node:
             for row in self.info()["conn_list"]
         )
 
-    def clients(self) -> int:
-        """Return how many clients are connected to the daemon."""
+    def clients(self) -> set[str]:
+        """Return the sockets of the clients that are connected to the daemon."""
         assert self.program is not None
         connected = set()
         for line in Path("/proc/net/unix").read_text(encoding="ascii").splitlines():
@@ -252,11 +264,11 @@ class Node:
             # The sixth field is the state, 03 for connected; the seventh the inode.
             if fields[5] == "03":
                 connected.add(f"socket:[{fields[6]}]")
-        found = 0
+        found = set()
         for entry in Path(f"/proc/{self.program.process.pid}/fd").iterdir():
             with contextlib.suppress(OSError):
-                found += str(entry.readlink()) in connected
-        return found
+                found.add(str(entry.readlink()))
+        return found & connected
 
     def mail(self) -> list[dict[str, Any]]:
         """Return the stored messages, oldest first."""

@@ -1,34 +1,12 @@
 from __future__ import annotations
 
-import pytest
-
 from pilotfleet.protocol.packet import Flag
-from pilotfleet.protocol.stream.gate import MAX_SOURCES, SynGate, TokenBucket
+from pilotfleet.protocol.stream.gate import MAX_SOURCES, SynGate
 from tests.protocol.stream.support import packet_from_peer
 
 
 def make() -> SynGate:
     return SynGate(0.0, max_held=10)
-
-
-@pytest.mark.parametrize(
-    ("waits", "taken"),
-    [
-        ([0, 0, 0, 0], [True, True, True, False]),
-        ([0, 0, 0, 0.4, 0.1], [True, True, True, False, True]),
-        ([0, 0, 0, 100, 0, 0, 0], [True] * 6 + [False]),
-    ],
-)
-def test_a_bucket_gives_a_burst_and_then_a_rate(
-    waits: list[float], taken: list[bool]
-) -> None:
-    bucket = TokenBucket(3, 2.0, 0.0)
-    now = 0.0
-    results = []
-    for wait in waits:
-        now += wait
-        results.append(bucket.take(now))
-    assert results == taken
 
 
 def test_sources_are_bounded_and_idle_ones_make_room() -> None:

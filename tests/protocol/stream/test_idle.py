@@ -134,6 +134,18 @@ def test_an_answer_ends_the_doubt() -> None:
     assert (ours.state, theirs.state) == (State.ESTABLISHED, State.ESTABLISHED)
 
 
+def test_a_doubt_gives_its_peer_all_probes_and_no_other_peer_any() -> None:
+    network, node = lonely_node()
+    connection = accept_from_peer(node)
+    network.run(limit_s=96)
+    assert connection._idle._misses == 2
+    node.endpoint.doubt_peer(connection.remote.address.node + 1, network.clock.now)
+    assert [p for _, p in sent_until(node, 1) if p.payload] == []
+    node.endpoint.doubt_peer(connection.remote.address.node, network.clock.now)
+    sent = sent_until(node, 20)
+    assert len([packet for _, packet in sent if packet.payload]) == 8
+
+
 def test_a_restarted_peer_of_ours_ends_a_doubted_connection_at_once() -> None:
     network, a, b = make_pair()
     ours, _ = open_stream(network, a, b)

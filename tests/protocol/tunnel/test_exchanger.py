@@ -112,6 +112,15 @@ def test_punch_command_that_nobody_asked_for_brings_no_greeting() -> None:
     assert a.events == []
 
 
+def test_punch_command_that_comes_late_brings_no_greeting() -> None:
+    world, _, _ = pair(delivers=nothing_arrives)
+    world.send(A, B)
+    world.advance(2.1)
+    late = ("198.51.100.9", 9)
+    world.inject(A, PunchCommand(late).encode(), BEACON)
+    assert [s.data for s in world.sent if s.target == late] == [b"PILP"] * 3
+
+
 def test_both_sides_may_begin_at_once() -> None:
     world, a, b = pair()
     for node, peer in ((a, B), (b, A)):

@@ -29,6 +29,7 @@ from pilotfleet.protocol.address import BACKBONE, Address, SocketAddress
 from pilotfleet.protocol.ipc import commands as wire
 from pilotfleet.protocol.ipc.commands import Command
 from pilotfleet.protocol.ipc.extension import decode_object
+from pilotfleet.protocol.registry.messages import node_number
 from pilotfleet.protocol.services.webhook import parse_url
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ async def _broadcast(session: IpcSession, payload: bytes) -> bytes:
         raise PermissionDenied("broadcast: broadcast denied: invalid admin token")
     if message.network == BACKBONE:
         raise PermissionDenied("broadcast: broadcast not permitted on backbone network")
-    with operation("broadcast"):
+    with operation("broadcast"), operation("list nodes for broadcast"):
         nodes = await _members(agent, message.network)
     remotes = (
         SocketAddress(Address(message.network, node), message.port) for node in nodes
@@ -194,12 +195,9 @@ async def _send_to_each(
 async def _members(agent: Agent, network: int) -> list[int]:
     body = await agent.registry("list_nodes", network_id=network)
     rows = body.get("nodes")
-    nodes = [
-        row.get("node_id")
-        for row in (rows if isinstance(rows, list) else ())
-        if isinstance(row, dict)
-    ]
-    return [n for n in nodes if isinstance(n, int) and n != agent.node_id]
+    listed = rows if isinstance(rows, list) else ()
+    nodes = [node_number(row) for row in listed if isinstance(row, dict)]
+    return [node for node in nodes if node not in (0, agent.node_id)]
 
 
 async def _prefer_direct(session: IpcSession, payload: bytes) -> bytes:

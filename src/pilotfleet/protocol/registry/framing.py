@@ -88,6 +88,10 @@ class JsonFrameDecoder:
         """Bytes of a frame that is not complete yet."""
         return len(self._buffer)
 
+    def clear(self) -> None:
+        """Forget the frame that is not complete yet."""
+        self._buffer = bytearray()
+
 
 class BinaryFrameDecoder:
     """Cut a stream, after its preamble, into binary-mode frames."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from pilotfleet.protocol.limits import IDLE_S, TokenBucket, TokenBuckets
+
 if TYPE_CHECKING:
     from pilotfleet.protocol.packet import Packet
 
-__all__ = ["SynGate", "TokenBucket"]
+__all__ = ["SynGate"]
 
 # From the specification.
 SOURCE_BURST: Final = 64
@@ -20,29 +22,6 @@ SOURCE_RATE: Final = 10.0
 GLOBAL_RATE: Final = 100
 """SYNs per second, and as many at once."""
 MAX_SOURCES: Final = 4096
-SOURCE_IDLE_S: Final = 10.0
-
-
-class TokenBucket:
-    """Lets a burst through, and after it a steady rate."""
-
-    __slots__ = ("_burst", "_rate", "_tokens", "used_at")
-
-    def __init__(self, burst: int, rate: float, now: float) -> None:
-        self._burst = burst
-        self._rate = rate
-        self._tokens = float(burst)
-        self.used_at = now
-
-    def take(self, now: float) -> bool:
-        """Take one token if there is one."""
-        refill = (now - self.used_at) * self._rate
-        self._tokens = min(self._tokens + refill, self._burst)
-        self.used_at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
 
 class HeldSyn(NamedTuple):
@@ -59,31 +38,24 @@ class SynGate:
 
     def __init__(self, now: float, *, max_held: int, rate: int = GLOBAL_RATE) -> None:
         self._global = TokenBucket(rate, rate, now)
-        self._sources: dict[int, TokenBucket] = {}
+        self._sources = TokenBuckets(SOURCE_RATE, SOURCE_BURST, capacity=MAX_SOURCES)
         self._held: dict[tuple[int, int, int, int], HeldSyn] = {}
         self._max_held = max_held
 
     def is_idle(self, now: float) -> bool:
         """Return whether a fresh gate would decide the same."""
-        return not self._held and now - self._global.used_at >= SOURCE_IDLE_S
+        return not self._held and now - self._global.used_at >= IDLE_S
 
     @property
     def deadline(self) -> float:
         """When a held SYN is dropped, or else the gate has nothing to remember."""
         for held in self._held.values():
             return held.deadline
-        return self._global.used_at + SOURCE_IDLE_S
+        return self._global.used_at + IDLE_S
 
     def allows(self, source: int, now: float) -> bool:
         """Charge a SYN to its source and to all; False if either is exhausted."""
-        bucket = self._sources.get(source)
-        if bucket is None:
-            if len(self._sources) >= MAX_SOURCES:
-                self._forget_idle_sources(now)
-                if len(self._sources) >= MAX_SOURCES:
-                    return False
-            bucket = self._sources[source] = TokenBucket(SOURCE_BURST, SOURCE_RATE, now)
-        return bucket.take(now) and self._global.take(now)
+        return self._sources.allow(source, now) and self._global.take(now)
 
     def hold(self, packet: Packet, deadline: float) -> bool:
         """Hold a SYN; True if its sender and port were not being judged yet."""
@@ -108,12 +80,3 @@ class SynGate:
         expired = [key for key, held in self._held.items() if held.deadline <= now]
         for key in expired:
             del self._held[key]
-
-    def _forget_idle_sources(self, now: float) -> None:
-        idle = [
-            source
-            for source, bucket in self._sources.items()
-            if now - bucket.used_at >= SOURCE_IDLE_S
-        ]
-        for source in idle:
-            del self._sources[source]

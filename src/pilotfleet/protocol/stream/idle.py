@@ -22,8 +22,8 @@ MAX_MISSES: Final = 3
 # Of our choosing.
 DOUBT_GAP_S: Final = 1.0
 MAX_DOUBTS: Final = 8
-"""Probes of a peer that may have been restarted: enough for a path that loses half
-of its packets, and done long before its program gives up on us."""
+"""Probes of a peer that may have been restarted: enough for a path that loses a
+quarter of its packets, and done long before its program gives up on us."""
 
 
 class IdleStep(Enum):
@@ -64,7 +64,7 @@ class IdleWatch:
         self._probe_idle = probe_idle_s
         self._timeout = timeout_s
         self._misses = 0
-        self._doubted_at: float | None = None
+        self._doubted_at = -NEVER
 
     def doubt(self, now: float) -> None:
         """Find out soon whether the peer still has the connection.
@@ -83,10 +83,8 @@ class IdleWatch:
         """
         if self.deadline > now:
             return IdleStep.NOTHING
-        if self._doubted_at is not None:
-            if self.heard_at <= self._doubted_at:
-                return self._probe(now, DOUBT_GAP_S, MAX_DOUBTS)
-            self._doubted_at = None
+        if self.heard_at <= self._doubted_at:
+            return self._probe(now, DOUBT_GAP_S, MAX_DOUBTS)
         if is_waiting:
             self.deadline = now + self._interval
             return IdleStep.NOTHING

@@ -53,8 +53,6 @@ FAILURES_BEFORE_REQUEST: Final = 5
 """Frames in a row that do not open before keys are asked for again (7.3)."""
 TABLE_SIZE: Final = 4096
 """Entries of each rate-limit table (section 15)."""
-BLACKHOLE_SILENCE: Final = 5.0
-"""8 s in 1.18.0, which does not ask before."""
 BLACKHOLE_SENDS: Final = 3
 DIRECT_OPENS: Final = 3
 """Frames opened directly before a relayed peer counts as reachable (9.3)."""
@@ -82,6 +80,8 @@ RELAY_OPENS: Final = 3
 """Frames by relay, with none directly for a second, after which we answer by relay."""
 BLACKHOLE_PROBE: Final = 2.0
 """Silence after which a sender asks whether the peer is there: it may just listen."""
+BLACKHOLE_SILENCE: Final = 5.0
+"""Silence after which the path is given up; 8 s in 1.18.0, which asks nobody."""
 DIRECT_HOLD: Final = 60.0
 """A direct path that died this soon after its return is not trusted for as long, and
 twice as long each further time: frames may pass in one direction only."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from pilotfleet.protocol.limits import Cooldown, TokenBuckets
 from pilotfleet.protocol.tunnel.config import (
     KEY_REQUEST_INTERVAL,
     TABLE_SIZE,
     TunnelConfig,
 )
-from pilotfleet.protocol.tunnel.limits import Cooldown, TokenBuckets
 
 if TYPE_CHECKING:
     from pilotfleet.protocol.address import Endpoint

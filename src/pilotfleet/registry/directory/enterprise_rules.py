@@ -113,9 +113,12 @@ def merge_roles(
     """Return the roles that are assigned before joining, with others added.
 
     Raises:
-        Refused: A role is unknown, or there are too many.
+        Refused: A role is unknown or nobody's, or there are too many.
     """
-    for role in added.values():
+    for external, role in added.items():
+        if not external:
+            # Whoever has no external ID would be given the role.
+            raise Refused("roles: external_id is required")
         if role not in _ROLES:
             raise Refused(f'invalid role "{role[:32]}": must be owner, admin or member')
     merged = {**dict(known), **{key.lower(): role for key, role in added.items()}}

@@ -37,6 +37,7 @@ __all__ = [
     "OWNER",
     "NewNetwork",
     "check_policy",
+    "check_settings",
     "decide_create",
     "decide_delete",
     "decide_join",
@@ -103,14 +104,7 @@ def decide_create(
     _check_name(directory, asked.name)
     if creator is not None and directory.nodes.get_live(creator) is None:
         raise Refused(f"node {creator} not registered")
-    if asked.rule not in RULES:
-        raise Refused(f'invalid join rule "{asked.rule[:32]}"')
-    if asked.rule == "invite" and not asked.enterprise:
-        raise Refused(
-            "enterprise feature: invite-only networks require the enterprise flag"
-        )
-    if max(len(asked.token), len(asked.admin_token)) > MAX_TOKEN:
-        raise Refused(f"token too long (max {MAX_TOKEN} chars)")
+    check_settings(asked)
     number = directory.networks.reserve_id()
     record = NetworkRecord(
         number,
@@ -120,7 +114,7 @@ def decide_create(
         token=asked.token,
         admin_token=asked.admin_token,
         enterprise=asked.enterprise,
-        policy=_checked_policy(asked.policy),
+        policy=asked.policy,
     )
     changes = [
         _name_claim(directory, asked.name, number),
@@ -260,6 +254,23 @@ def decide_set_policy(
     return _change(network, record, reply)
 
 
+def check_settings(asked: NewNetwork) -> None:
+    """Check what a network is made with, but for its name.
+
+    Raises:
+        Refused: The rule is unknown or not to be had, or a text is too long.
+    """
+    if asked.rule not in RULES:
+        raise Refused(f'invalid join rule "{asked.rule[:32]}"')
+    if asked.rule == "invite" and not asked.enterprise:
+        raise Refused(
+            "enterprise feature: invite-only networks require the enterprise flag"
+        )
+    if max(len(asked.token), len(asked.admin_token)) > MAX_TOKEN:
+        raise Refused(f"token too long (max {MAX_TOKEN} chars)")
+    _check_expr_policy(asked.policy)
+
+
 def check_policy(max_members: int, ports: tuple[int, ...], description: str) -> None:
     """Check the limits of a network.
 
@@ -282,7 +293,8 @@ def decide_set_expr_policy(network: Network, policy: str) -> Decision:
     Raises:
         Refused: It is too long.
     """
-    record = msgspec.structs.replace(network.record, policy=_checked_policy(policy))
+    _check_expr_policy(policy)
+    record = msgspec.structs.replace(network.record, policy=policy)
     reply: Reply = {"type": "set_expr_policy_ok", "network_id": record.id}
     if not policy:
         reply["cleared"] = True
@@ -296,10 +308,9 @@ def _change(network: Network, record: NetworkRecord, reply: Reply) -> Decision:
     return Decision(reply, [change])
 
 
-def _checked_policy(policy: str) -> str:
+def _check_expr_policy(policy: str) -> None:
     if len(policy.encode()) > MAX_POLICY:
         raise Refused(f"expr_policy: too long (max {MAX_POLICY} bytes)")
-    return policy
 
 
 def _check_name(directory: Directory, name: str) -> None:

@@ -17,6 +17,7 @@ from pilotfleet.registry.directory.enterprise_rules import merge_roles
 from pilotfleet.registry.directory.network_rules import (
     NewNetwork,
     check_policy,
+    check_settings,
     decide_create,
 )
 from pilotfleet.registry.directory.records import (
@@ -57,21 +58,23 @@ def decide_provision(
         Refused: The name, the rule or a limit is not acceptable.
     """
     known = directory.networks.named(blueprint.name)
+    asked = NewNetwork(
+        blueprint.name,
+        blueprint.rule,
+        blueprint.token,
+        enterprise=blueprint.enterprise
+        or (known is not None and known.record.enterprise),
+        admin_token=blueprint.admin_token,
+        policy=blueprint.expr_policy,
+    )
     if known is not None:
+        check_settings(asked)
         record = _apply(known.record, blueprint)
         actions = _differences(known.record, record)
         change = Change(network_key(record.id), encode_record(record), known.revision)
         return Decision(
             _reply(record, actions, created=False), [change] if actions else []
         )
-    asked = NewNetwork(
-        blueprint.name,
-        blueprint.rule,
-        blueprint.token,
-        blueprint.enterprise,
-        blueprint.admin_token,
-        blueprint.expr_policy,
-    )
     made = decide_create(directory, None, asked, now=now)
     number = made.reply["network_id"]
     fresh = NetworkRecord(number, blueprint.name, blueprint.rule, now)

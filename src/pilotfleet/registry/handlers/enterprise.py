@@ -180,7 +180,7 @@ def _blueprint(value: dict[str, Any]) -> Blueprint:
     listed = value.get("policy")
     policy = listed if isinstance(listed, dict) else None
     roles = value.get("roles")
-    rows = [row for row in roles if isinstance(row, dict)] if roles else []
+    rows = roles if isinstance(roles, list) else []
     return Blueprint(
         name=text(value, "name"),
         rule=text(value, "join_rule") or "open",
@@ -189,7 +189,11 @@ def _blueprint(value: dict[str, Any]) -> Blueprint:
         admin_token=text(value, "network_admin_token"),
         policy=policy,
         expr_policy=checked_policy(value),
-        roles={text(row, "external_id"): text(row, "role") for row in rows},
+        roles={
+            text(row, "external_id"): text(row, "role")
+            for row in rows
+            if isinstance(row, dict)
+        },
     )
 
 

@@ -26,19 +26,23 @@ _BARE: Final = re.compile(f"[+-]?{_NUMBER}")
 _MAX_TEXT: Final = 64
 
 
-def parse_duration(text: str, name: str, *, allow_negative: bool = False) -> float:
+def parse_duration(
+    text: str, name: str, *, needs_unit: bool = False, allow_negative: bool = False
+) -> float:
     """Return the seconds of ``1m30s``, ``300ms`` or, without unit, ``2.5``.
 
     Args:
         text: The duration.
-        name: The flag it was given to, for the message.
+        name: What it was given to, for the message.
+        needs_unit: Take no number without a unit but ``0``, as in files.
         allow_negative: For the flags where it means "without limit".
 
     Raises:
         InvalidArgument: The text is not a duration.
     """
     seconds = _read(text) if len(text) <= _MAX_TEXT else None
-    if seconds is None:
+    lacks_unit = needs_unit and text != "0" and _BARE.fullmatch(text)
+    if seconds is None or lacks_unit:
         raise InvalidArgument(
             f'invalid duration for {name}: invalid duration "{text[:_MAX_TEXT]}"',
             hint="use a number with a unit, like 500ms, 30s, 1m30s or 2h",

@@ -4,11 +4,33 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["Cooldown", "TokenBuckets"]
+__all__ = ["IDLE_S", "Cooldown", "TokenBucket", "TokenBuckets"]
 
 # From the specification.
-_IDLE: Final = 10.0
-"""Seconds after which a bucket may be removed."""
+IDLE_S: Final = 10.0
+"""Seconds without use after which a bucket may be removed."""
+
+
+class TokenBucket:
+    """Lets a burst through, and after it a steady rate per second."""
+
+    __slots__ = ("_burst", "_rate", "_tokens", "used_at")
+
+    def __init__(self, burst: float, rate: float, now: float) -> None:
+        self._burst = burst
+        self._rate = rate
+        self._tokens = float(burst)
+        self.used_at = now
+
+    def take(self, now: float) -> bool:
+        """Take one token if there is one."""
+        refill = (now - self.used_at) * self._rate
+        self._tokens = min(self._tokens + refill, self._burst)
+        self.used_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
 
 
 class TokenBuckets:
@@ -18,23 +40,24 @@ class TokenBuckets:
 
     def __init__(self, rate: float, burst: int, *, capacity: int) -> None:
         self._rate = rate
-        self._burst = float(burst)
+        self._burst = burst
         self._capacity = capacity
-        # Tokens and time of last use; ordered by it, so only the first can be idle.
-        self._buckets: dict[str | int, tuple[float, float]] = {}
+        # Ordered by the time of the last use, so only the first can be idle.
+        self._buckets: dict[str | int, TokenBucket] = {}
 
     def allow(self, source: str | int, now: float) -> bool:
         """Take a token; False when there is none, or no room for the source."""
-        tokens, last = self._buckets.pop(source, (self._burst, now))
-        if len(self._buckets) >= self._capacity:
-            oldest = next(iter(self._buckets))
-            if now - self._buckets[oldest][1] < _IDLE:
-                return False
-            del self._buckets[oldest]
-        tokens = min(self._burst, tokens + (now - last) * self._rate)
-        allowed = tokens >= 1.0
-        self._buckets[source] = (tokens - 1.0 if allowed else tokens, now)
-        return allowed
+        buckets = self._buckets
+        bucket = buckets.pop(source, None)
+        if bucket is None:
+            if len(buckets) >= self._capacity:
+                oldest = next(iter(buckets))
+                if now - buckets[oldest].used_at < IDLE_S:
+                    return False
+                del buckets[oldest]
+            bucket = TokenBucket(self._burst, self._rate, now)
+        buckets[source] = bucket
+        return bucket.take(now)
 
 
 class Cooldown:

@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
-from pilotfleet.protocol.tunnel.limits import Cooldown, TokenBuckets
+import pytest
+
+from pilotfleet.protocol.limits import Cooldown, TokenBucket, TokenBuckets
+
+
+@pytest.mark.parametrize(
+    ("waits", "taken"),
+    [
+        ([0, 0, 0, 0], [True, True, True, False]),
+        ([0, 0, 0, 0.4, 0.1], [True, True, True, False, True]),
+        ([0, 0, 0, 100, 0, 0, 0], [True] * 6 + [False]),
+    ],
+)
+def test_a_bucket_gives_a_burst_and_then_a_rate(
+    waits: list[float], taken: list[bool]
+) -> None:
+    bucket = TokenBucket(3, 2.0, 0.0)
+    now = 0.0
+    results = []
+    for wait in waits:
+        now += wait
+        results.append(bucket.take(now))
+    assert results == taken
 
 
 def test_bucket_gives_its_burst_and_then_its_rate() -> None:
