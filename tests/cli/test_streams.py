@@ -49,7 +49,6 @@ def test_text_that_is_not_utf8_is_sent_as_given(shell: Shell) -> None:
     ("tokens", "message"),
     [
         (("send", "7", "3000"), "--data is required"),
-        (("dgram", "7", "3000"), "--data is required"),
         (("publish", "7", "t"), "--data is required"),
         (("connect", "7"), "--message is required (interactive mode not supported)"),
         (("connect", "7", "zz"), 'invalid port "zz": not a number up to 65535'),

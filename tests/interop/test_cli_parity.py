@@ -165,6 +165,14 @@ nosuch --help
 daemon start --help
 -h
 --help
+--json dgram 2 x --data y
+--json dgram 2 7
+--json subscribe 2 t --count x
+--json trust --limit -1
+--json peers --limit -1
+--json broadcast abc x
+--json broadcast 1 x --port 99999
+--json broadcast 1 x
 nosuch
 version --json
 --version
@@ -180,6 +188,8 @@ OTHERWISE: Final = {
     "--json gateway list": "'extras' is optional here",
     "--json init --registry here": "an address is checked before it is written",
     "--json context extras set-tags": "'extras' is optional here",
+    "--json inbox --since -1h": "an age cannot be negative",
+    "--json inbox --clear --before -1h": "it would delete every message",
     "--json events": "the event bus is ours",
     "--json task list": "tasks are of older releases, and ours",
     "--json appstore list": "left out",

@@ -46,9 +46,9 @@ def publish(context: Context, arguments: Arguments) -> None:
 def subscribe(context: Context, arguments: Arguments) -> None:
     """Print the events of a topic at a node's broker."""
     context.require(arguments, 2)
-    count, deadline = arguments.integer("count", 0), open_deadline(arguments)
     peer = context.resolve(arguments.positional(0))
     check_trust(context, arguments, peer)
+    count, deadline = arguments.integer("count", 0), open_deadline(arguments)
     topic = arguments.positional(1)
     _subscribe_at(context, peer, encode_event(topic), topic, count, deadline)
 

@@ -83,10 +83,6 @@ def send_message(context: Context, arguments: Arguments) -> None:
     total = Deadline(order.timeout_s)
     try:
         context.daemon().limit = total
-        if order.type_name not in _TYPES:
-            raise InvalidArgument(
-                f'unknown type "{order.type_name[:40]}" (use text, json, or binary)'
-            )
         _send(context, arguments, order, steps)
     except TimedOut as error:
         if order.timeout_s is None or not total.has_passed:
@@ -103,6 +99,10 @@ def _send(context: Context, arguments: Arguments, order: _Order, steps: Steps) -
     steps.mark("parseAddrOrHostname")
     check_trust(context, arguments, peer)
     steps.mark("maybeAutoHandshake")
+    if order.type_name not in _TYPES:
+        raise InvalidArgument(
+            f'unknown type "{order.type_name[:40]}" (use text, json, or binary)'
+        )
     tags = Tags(reply_to=_reply_to(context, order.reply_to))
     is_first = not _has_session(context, peer.node)
     sender = Sender(

@@ -35,7 +35,7 @@ def health(context: Context, arguments: Arguments) -> None:
 
 def peers(context: Context, arguments: Arguments) -> None:
     """List the nodes that the daemon has tunnels to."""
-    limit = arguments.integer("limit", 20, least=0)
+    limit = arguments.integer("limit", 20)
     wanted = arguments.text("search")
     body = context.ask(Command.INFO, b"", "info")
     rows = [
@@ -49,7 +49,7 @@ def peers(context: Context, arguments: Arguments) -> None:
         if wanted in str(row.get("node_id"))
     ]
     encrypted = sum(row["encrypted"] for row in rows)
-    shown = rows if arguments.enabled("all") or not limit else rows[:limit]
+    shown = rows if arguments.enabled("all") or limit <= 0 else rows[:limit]
     lines = [f"Peers — {len(rows)} ({encrypted} encrypted)", ""]
     lines += [
         f"  node {row['node_id']}"

@@ -109,9 +109,9 @@ def recv(context: Context, arguments: Arguments) -> None:
 def dgram(context: Context, arguments: Arguments) -> None:
     """Send one datagram."""
     context.require(arguments, 2)
-    peer = _reachable(context, arguments)
     port = parse_port(arguments.positional(1))
     data = encode(required_data(arguments))
+    peer = _reachable(context, arguments)
     if len(data) > MAX_DATAGRAM:
         raise InvalidArgument(
             f"datagram is {len(data)} bytes; the daemon refuses more than"
@@ -172,7 +172,6 @@ def broadcast(context: Context, arguments: Arguments) -> None:
 
     if len(arguments.positionals) < 2:
         raise BroadcastUsage(f"usage: pilotctl {context.command} {context.usage}")
-    token = context.settings.admin_token().encode()
     text, message = arguments.positionals[:2]
     network = read_number(text, 0xFFFF)
     if network is None:
@@ -181,6 +180,7 @@ def broadcast(context: Context, arguments: Arguments) -> None:
     port = read_number(named, 0xFFFF)
     if port is None:
         raise BroadcastUsage(f'invalid --port: "{named[:40]}" is not up to 65535')
+    token = context.settings.admin_token().encode()
     data = encode(message)
     header = struct.pack("!HHH", network, port, len(token))
     try:

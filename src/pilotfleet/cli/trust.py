@@ -68,9 +68,9 @@ def pending(context: Context, arguments: Arguments) -> None:
 
 def trust(context: Context, arguments: Arguments) -> None:
     """List the trusted nodes, newest first."""
-    limit = arguments.integer("limit", DEFAULT_ROWS, least=0)
     wanted = arguments.text("search")
     body = context.ask(Command.HANDSHAKE, bytes([HandshakeSub.TRUSTED]), "trusted")
+    limit = arguments.integer("limit", DEFAULT_ROWS)
     rows = [
         row
         for row in body.get("trusted") or ()
