@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pilotfleet.client.daemon import DaemonClient
+from pilotfleet.errors import ConnectionReset
 from pilotfleet.protocol.services.dataexchange import (
     DATA_EXCHANGE_PORT,
     Frame,
@@ -295,6 +296,21 @@ async def test_answer_that_cannot_be_sent_is_reported(
 
 
 # Options, and where things are
+
+
+async def test_a_sender_has_a_bounded_number_of_connections(world: World) -> None:
+    config = DataExchangeConfig(connections_per_sender=2)
+    async with open_exchange(world, config) as net:
+        async with net.dial() as first, net.dial() as second:
+            for sender in (first, second):
+                assert (await sender.ask(text(b"one"))).payload == b"ACK TEXT 3 bytes"
+            async with net.dial() as third:
+                with pytest.raises(ConnectionReset):
+                    await third.is_ended()
+            assert (await first.ask(text(b"two"))).payload == b"ACK TEXT 3 bytes"
+        connections = net.service._desk(net.receiver).connections
+        await eventually(lambda: not connections, what="no connection is counted")
+        assert await net.say(text(b"next")) == "ACK TEXT 4 bytes"
 
 
 async def test_option_stores_everything_as_base64(world: World) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import logging
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec
 
@@ -78,6 +79,9 @@ class DataExchangeConfig:
     memory_bytes: int = 256 << 20
     """Unfinished frames of all connections together; more lets senders wait less
     when many send large frames at once."""
+    connections_per_sender: int = 64
+    """To one agent at a time; more are broken off. What a sender has sent and nobody
+    reads for want of memory waits in its streams' windows, 2.4 MB each."""
     mailbox: MailboxConfig = field(default_factory=MailboxConfig)
 
 
@@ -92,11 +96,13 @@ class _Delivery(NamedTuple):
 class _Desk:
     """What one agent receives with."""
 
-    __slots__ = ("files", "mailbox")
+    __slots__ = ("connections", "files", "mailbox")
 
     def __init__(self, mailbox: Mailbox, files: FileReceiver) -> None:
         self.mailbox = mailbox
         self.files = files
+        self.connections: Counter[int] = Counter()
+        """Open connections by the sender's node."""
 
 
 class DataExchange:
@@ -122,7 +128,17 @@ class DataExchange:
 
     async def handle(self, agent: Agent, stream: Stream) -> None:
         """Serve one connection until it ends."""
-        await _Connection(self, self._desk(agent), agent, stream).serve()
+        desk, sender = self._desk(agent), stream.remote.address.node
+        if desk.connections[sender] >= self.config.connections_per_sender:
+            stream.abort()
+            return
+        desk.connections[sender] += 1
+        try:
+            await _Connection(self, desk, agent, stream).serve()
+        finally:
+            desk.connections[sender] -= 1
+            if not desk.connections[sender]:
+                del desk.connections[sender]
 
     def extensions(self) -> dict[str, Callable[..., Awaitable[dict[str, Any]]]]:
         """Return the daemon's extension operations of this service."""
