@@ -170,6 +170,10 @@ class Settings:
         Raises:
             StorageError: The file cannot be written.
         """
+        from pathlib import Path
+
+        from pilotfleet.transport.files import replace_file
+
         for key, value in values.items():
             if value is None:
                 self.config.pop(key, None)
@@ -177,18 +181,11 @@ class Settings:
                 self.config[key] = value
         text = json.dumps(self.config, indent=2, sort_keys=True, ensure_ascii=False)
         path = self.config_path
-        temporary = f"{path}.{os.getpid()}.tmp"
+        # An argument may hold what is no text.
+        data = f"{text}\n".encode(errors="replace")
         try:
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
-            descriptor = os.open(
-                temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600
-            )
-            # An argument may hold what is no text.
-            with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
-                file.write(text + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            replace_file(Path(path), data)
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror}") from error
 

@@ -27,7 +27,6 @@ __all__ = [
     "load_or_create_identity",
     "lock_identity",
     "make_folder",
-    "replace_file",
     "save_identity",
 ]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from pilotfleet.node.home import replace_file
+from pilotfleet.transport.files import replace_file
 from pilotfleet.transport.threads import run_blocking
 
 if TYPE_CHECKING:

@@ -32,8 +32,9 @@ from pilotfleet.errors import (
     RegistryError,
     StorageError,
 )
-from pilotfleet.node.home import replace_file, save_identity
+from pilotfleet.node.home import save_identity
 from pilotfleet.protocol.identity import SEED_SIZE, Identity
+from pilotfleet.transport.files import replace_file
 from pilotfleet.transport.threads import run_blocking
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 import msgspec
 
 from pilotfleet.errors import ConfigError, StorageError
-from pilotfleet.node.home import replace_file
+from pilotfleet.transport.files import replace_file
 from pilotfleet.transport.threads import run_blocking
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.errors import InvalidArgument, PilotError, StorageError
-from pilotfleet.node.home import make_folder, replace_file
+from pilotfleet.node.home import make_folder
 from pilotfleet.node.supervisor import Supervisor
 from pilotfleet.protocol.services.webhook import (
     DRAIN_S,
@@ -33,6 +33,7 @@ from pilotfleet.protocol.services.webhook import (
     parse_url,
     sign_body,
 )
+from pilotfleet.transport.files import replace_file
 from pilotfleet.transport.httppost import HttpPoster
 from pilotfleet.transport.threads import run_blocking
 
