@@ -14,7 +14,7 @@ from pilotfleet.fleet.orchestrator import Orchestrator, OrchestratorConfig
 from pilotfleet.fleet.retry import RetryPolicy
 from pilotfleet.fleet.schedule import ScheduleConfig, TaskResult
 from pilotfleet.fleet.taskfile import TaskLine
-from pilotfleet.fleet.worker.command import Outcome
+from pilotfleet.fleet.worker.job import Outcome
 from tests.fleet.worker.support import Desk, serving
 from tests.node.support import eventually
 

@@ -7,7 +7,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pilotfleet.fleet.worker.command import Outcome
+from pilotfleet.fleet.worker.job import Job, Outcome
 from pilotfleet.fleet.worker.runner import Worker, WorkerConfig
 from tests.node.support import eventually
 
@@ -26,8 +26,9 @@ class Desk:
         self.open: dict[str, asyncio.Future[Outcome]] = {}
         self.seen: list[str] = []
 
-    async def run(self, text: str) -> Outcome:
+    async def run(self, job: Job) -> Outcome:
         """Be the function that a worker runs tasks with."""
+        text = job.text
         self.seen.append(text)
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.open[text] = outcome

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pilotfleet.errors import NotFound
-from pilotfleet.fleet.worker.command import MAX_RESULT_BYTES, Outcome
+from pilotfleet.fleet.worker.job import MAX_RESULT_BYTES, Outcome
 from tests.fleet.worker.support import Desk, serving
 from tests.node.support import eventually
 

@@ -4,33 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pilotfleet.fleet.exitstatus import describe_exit
 from pilotfleet.fleet.worker.child import Child
+from pilotfleet.fleet.worker.job import MAX_RESULT_BYTES, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["MAX_RESULT_BYTES", "CommandRunner", "Outcome"]
+    from pilotfleet.fleet.worker.job import Job
 
-MAX_RESULT_BYTES: Final = 1_048_576
-"""Longest result text (tasks-and-polo.md section 2.3)."""
+__all__ = ["CommandRunner"]
+
 STDERR_TAIL_BYTES: Final = 2_000
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one run of a task."""
-
-    ok: bool
-    result: str = ""
-    error: str = ""
-    retryable: bool = False
-    """The run was cut short from outside: another one may well succeed."""
-    wall_ms: int = 0
 
 
 class CommandRunner:
@@ -47,8 +35,8 @@ class CommandRunner:
         self._timeout_s = timeout_s
         self._folder = folder
 
-    async def run(self, text: str) -> Outcome:
-        """Run the command on ``text``; never raises for what the command does.
+    async def run(self, job: Job) -> Outcome:
+        """Run the command on a task's text; never raises for what the command does.
 
         May be cancelled: the command and everything it started is killed.
         """
@@ -56,7 +44,7 @@ class CommandRunner:
         try:
             child = Child(
                 self._command,
-                text.encode(errors="replace"),
+                job.text.encode(errors="replace"),
                 folder=self._folder,
                 max_output=MAX_RESULT_BYTES,
                 max_errors=STDERR_TAIL_BYTES,

@@ -27,12 +27,14 @@ from pilotfleet.errors import (
     NotRunning,
     PilotError,
 )
-from pilotfleet.fleet.worker.command import Outcome
 from pilotfleet.fleet.worker.health import HEALTH_TOPIC, TASK_TOPIC, HealthBook
+from pilotfleet.fleet.worker.job import Job, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from pilotfleet.fleet.worker.job import RunTask
 
 __all__ = ["Worker", "WorkerConfig"]
 
@@ -75,7 +77,7 @@ class Worker:
     def __init__(
         self,
         config: WorkerConfig,
-        run_task: Callable[[str], Awaitable[Outcome]],
+        run_task: RunTask,
         *,
         on_serving: Callable[[], None] = lambda: None,
     ) -> None:
@@ -83,7 +85,7 @@ class Worker:
 
         Args:
             config: Whom to serve, and how.
-            run_task: Does the work on a task's text.
+            run_task: Does the work.
             on_serving: Called when tasks may come, after each connect.
         """
         self._config = config
@@ -180,24 +182,24 @@ class Worker:
         finally:
             self._waiting.discard((agent, task_id))
         try:
-            outcome = await self._run_one(agent, text)
+            outcome = await self._run_one(Job(agent, task_id, text))
         finally:
             self._places.release()
         if await self._hand_in(client, agent, task_id, outcome):
             self._note_end(agent, task_id, outcome)
 
-    async def _run_one(self, agent: str, text: str) -> Outcome:
-        self._book.started(agent)
+    async def _run_one(self, job: Job) -> Outcome:
+        self._book.started(job.agent)
         ok: bool | None = None
         try:
-            outcome = await self._run_task(text)
+            outcome = await self._run_task(job)
             ok = outcome.ok
         except Exception as error:  # What we are given to run may raise anything.
-            logger.exception("a task of %s failed", agent)
+            logger.exception("a task of %s failed", job.agent)
             outcome = Outcome(ok=False, error=f"{type(error).__name__}: {error}")
             ok = False
         finally:
-            self._book.ended(agent, ok=ok)
+            self._book.ended(job.agent, ok=ok)
         return outcome
 
     async def _hand_in(
