@@ -114,6 +114,48 @@ def test_every_official_flag_is_accepted() -> None:
     assert read.log_format == "json"
 
 
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ("", (True, True, None)),
+        ("--polo off --polo-gate off", (False, False, None)),
+        ("-polo=on -polo-gate=on", (True, True, None)),
+        ("--polo-gate 5", (True, True, 5)),
+        ("--polo-gate=-1000000", (True, True, -1_000_000)),
+        ("--polo-gate 0", (True, True, 0)),
+    ],
+)
+def test_polo_and_its_gate_are_on_unless_turned_off(
+    argv: str, expected: tuple[bool, bool, int | None]
+) -> None:
+    host = options(*argv.split()).host
+    assert (host.polo, host.polo_gate, host.min_polo) == expected
+
+
+@pytest.mark.parametrize(
+    "argv", ["--polo 1", "--polo-gate maybe", "--polo-gate 1000001", "--polo-gate=--1"]
+)
+def test_a_polo_setting_that_is_none_is_refused(argv: str) -> None:
+    with pytest.raises(InvalidArgument, match="--polo"):
+        options(*argv.split())
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ("", True),
+        ("--agents 1", True),
+        ("--agents 2", False),
+        ("--agents 2 --task-files on", True),
+        ("-task-files=off", False),
+    ],
+)
+def test_tasks_of_a_single_agent_are_mirrored_into_files(
+    argv: str, expected: bool
+) -> None:
+    assert options(*argv.split()).host.task_files is expected
+
+
 def test_numbered_agents(tmp_path: Path) -> None:
     host = options(
         *("--agents", "3", "--agent-prefix", "w-", "--tag", "a", "--tag", "#b"),
@@ -125,6 +167,11 @@ def test_numbered_agents(tmp_path: Path) -> None:
     assert last.hostname == "w-3"
     assert last.tags == ("a", "b")
     assert last.listen == ("127.0.0.1", 0)
+
+
+def test_numbered_agents_may_begin_later() -> None:
+    host = options("--agents", "2", "--agent-prefix", "w-", "--agent-first", "41").host
+    assert [agent.hostname for agent in host.agents] == ["w-41", "w-42"]
 
 
 def test_numbered_agents_beside_a_named_one() -> None:

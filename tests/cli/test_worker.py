@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pilotfleet.client.daemon import DaemonClient
+from tests.fleet.worker.openclaw.gatewayserver import GatewayServer
+from tests.fleet.worker.openclaw.support import program
 from tests.support.programs import BIN, READY_S, Program, World, data_of, world
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -34,7 +38,8 @@ def net() -> Iterator[World]:
 
 
 def start_daemon(net: World, name: str) -> Program:
-    return net.start_daemon(name, "--hostname", name, "--trust-auto-approve")
+    flags = ("--trust-auto-approve", "--polo-gate", "off")
+    return net.start_daemon(name, "--hostname", name, *flags)
 
 
 def befriend(net: World) -> None:
@@ -47,13 +52,17 @@ def address(net: World, name: str) -> str:
 
 
 def start_worker(net: World, command: object, *flags: object) -> Program:
+    return start_kind(net, "--exec", command, *flags)
+
+
+def start_kind(net: World, *flags: object) -> Program:
     ready = net.home / "worker.ready.json"
     ready.unlink(missing_ok=True)
     worker = net.start(
         "worker",
         BIN / "openclaw-worker",
         *("--id", agent_name(net), "--socket", net.socket(WORKER)),
-        *("--exec", command, "--ready-file", ready, *flags),
+        *("--ready-file", ready, *flags),
     )
     worker.wait_until(ready.exists)
     return worker
@@ -198,6 +207,117 @@ def test_a_killed_submitter_gets_its_result_after_its_restart(net: World) -> Non
     assert result_of(net, task_id) == "survivor"
 
 
+FUNCTIONS = """
+import os, pathlib, time
+from pilotfleet.fleet.worker.job import Job
+
+def shout(text):
+    return text.upper()
+
+async def whose(job: Job) -> str:
+    return f"{job.agent} {os.path.exists(os.environ['PILOT_SOCKET'])}"
+
+def slow(text):
+    pathlib.Path("started").touch()
+    time.sleep(1)
+    return text
+
+def fail(text):
+    raise ValueError("no such city")
+"""
+
+
+@pytest.fixture
+def functions(net: World) -> Path:
+    """Give a folder with a module of functions for tasks."""
+    folder = net.home / "functions"
+    folder.mkdir()
+    (folder / "mytasks.py").write_text(FUNCTIONS)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("function", "status", "told"),
+    [
+        ("shout", "SUCCEEDED", "HELLO"),
+        ("whose", "SUCCEEDED", "{agent} True"),
+        ("fail", "FAILED", "ValueError: no such city"),
+    ],
+)
+def test_a_function_does_the_tasks(
+    net: World, functions: Path, function: str, status: str, told: str
+) -> None:
+    call = f"mytasks:{function}"
+    worker = start_kind(net, "--call", call, "--cwd", functions)
+    task_id = submit(net, "hello")
+    wait_for(net, worker, task_id, status)
+    ended = task_of(net, BOSS, task_id)
+    result = result_of(net, task_id) if status == "SUCCEEDED" else ended["error"]
+    assert result == told.format(agent=agent_name(net))
+    assert worker.terminate() == 0
+
+
+def test_a_first_signal_lets_a_running_function_end(
+    net: World, functions: Path
+) -> None:
+    worker = start_kind(net, "--call", "mytasks:slow", "--cwd", functions)
+    task_id = submit(net, "kept")
+    worker.wait_until((functions / "started").exists)
+    assert worker.terminate() == 0
+    assert task_of(net, WORKER, task_id)["status"] == "SUCCEEDED"
+    assert result_of(net, task_id) == "kept"
+
+
+def test_a_gateway_does_the_tasks_and_a_first_signal_lets_them_end(
+    net: World,
+) -> None:
+    token = net.home / "token"
+    token.write_text("secret\n")
+    with GatewayServer() as server:
+        gateway = ("--gateway", server.url, "--gateway-token-file", token)
+        worker = start_kind(net, "--openclaw", *gateway)
+        first = submit(net, "hello")
+        wait_for(net, worker, first, "SUCCEEDED")
+        assert result_of(net, first) == "did hello"
+        second = submit(net, "wait")
+        worker.wait_until(lambda: server.running > 0)
+        worker.process.send_signal(signal.SIGTERM)
+        worker.wait_until(lambda: "waiting for 1 task" in worker.log.read_text())
+        server.go_on.set()
+        assert worker.process.wait(READY_S) == 0
+    assert task_of(net, WORKER, second)["status"] == "SUCCEEDED"
+    assert result_of(net, second) == "did wait"
+
+
+def test_a_worker_takes_its_gateways_along(net: World) -> None:
+    folder = net.home / "bin"
+    folder.mkdir()
+    program(folder)
+    path = f"{folder}:{os.environ['PATH']}"
+    ready = net.home / "worker.ready.json"
+    worker = net.start(
+        "worker",
+        BIN / "openclaw-worker",
+        *("--id", agent_name(net), "--socket", net.socket(WORKER)),
+        *("--openclaw", "--gateways", "2", "--ready-file", ready),
+        PATH=path,
+        TMPDIR=str(net.home),
+    )
+    worker.wait_until(ready.exists)
+    task_id = submit(net, "hello")
+    wait_for(net, worker, task_id, "SUCCEEDED")
+    assert result_of(net, task_id) == "did hello"
+    listing = Path(f"/proc/{worker.process.pid}/task/{worker.process.pid}/children")
+    gateways = [int(word) for word in listing.read_text().split()]
+    assert gateways
+    worker.kill()
+    # Nobody else knows of them: the kernel ends them with their worker.
+    worker_gone = time.monotonic() + READY_S
+    while any(Path(f"/proc/{pid}/cwd").exists() for pid in gateways):
+        assert time.monotonic() < worker_gone
+        time.sleep(0.05)
+
+
 def test_an_agent_that_is_not_hosted_is_named(net: World) -> None:
     run = worker_run("--id", "nobody", "--exec", "cat", "--socket", net.socket(WORKER))
     assert run.returncode == 1
@@ -217,6 +337,26 @@ def test_an_agent_that_is_not_hosted_is_named(net: World) -> None:
         (("--id", "a", "--exec", "cat", "--timeout", "soon"), "--timeout"),
         (("--id", "a", "--exec", "cat", "--cwd", "/no/such/folder"), "/no/such"),
         (("--id", "a"), "--exec"),
+        (("--id", "a", "--exec", "cat", "--openclaw"), "exactly one"),
+        (("--id", "a", "--exec", "cat", "--call", "m:f"), "exactly one"),
+        (("--id", "a", "--exec", "cat", "--one-shot"), "--one-shot"),
+        (("--id", "a", "--exec", "cat", "--gateways", "2"), "--gateways"),
+        (("--id", "a", "--call", "json"), "module:function"),
+        (("--id", "a", "--call", "json:nothing"), "nothing"),
+        (("--id", "a", "--openclaw", "--gateway", "here"), "here"),
+        (("--id", "a", "--openclaw", "--gateways", "-1"), "--gateways"),
+        (("--id", "a", "--openclaw", "--openclaw-config", "/none"), "/none"),
+        (
+            ("--id", "a", "--openclaw", "--gateways", "2", "--one-shot"),
+            "--gateways, --gateway and --one-shot",
+        ),
+        (
+            (
+                *("--id", "a", "--openclaw", "--gateway", "http://h"),
+                *("--gateway-token-file", "/none"),
+            ),
+            "/none",
+        ),
         (("--id", "a", "--exec", "cat", "--bogus"), "--bogus"),
         (("--id", "a", "--exec", "cat", "extra"), "extra"),
         (("--id", "a", "--exec", "cat", "--concurrency", "many"), "--concurrency"),
@@ -237,6 +377,13 @@ def test_a_wrong_flag_is_named(flags: tuple[str, ...], named: str) -> None:
     assert error.startswith("error: ")
     assert named in error + "".join(hints)
     assert all(line.startswith("hint:") for line in hints)
+
+
+def test_a_gateway_that_is_away_is_told_at_once() -> None:
+    run = worker_run("--id", "a", "--openclaw", "--gateway", "http://127.0.0.1:1")
+    assert run.returncode == 1
+    last = run.stderr.splitlines()[-1]
+    assert last == "error: http://127.0.0.1:1: Connection refused"
 
 
 def worker_run(*flags: object) -> subprocess.CompletedProcess[str]:

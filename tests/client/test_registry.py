@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import json
 import struct
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pilotfleet.client.links import LinkConfig
-from pilotfleet.client.registry import RegistryClient, Resolution
+from pilotfleet.client.registry import Authorization, RegistryClient, Resolution
 from pilotfleet.errors import (
     Busy,
     Closed,
@@ -27,6 +28,7 @@ from pilotfleet.protocol.address import Address
 from pilotfleet.protocol.identity import Identity
 from pilotfleet.registry.rendezvous import Rendezvous, RendezvousConfig
 from pilotfleet.registry.service import ServiceConfig
+from tests.registry.receipts import make_receipt
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -325,6 +327,22 @@ async def test_network_without_its_number_is_an_error(network: Any) -> None:
             await client.create_network(1, "fleet", admin_token="secret")
 
 
+@pytest.mark.parametrize("score", [None, "1", 1.5, True])
+async def test_score_that_is_none_is_an_error(score: Any) -> None:
+    answer = {"type": "get_polo_score_ok", "polo_score": score}
+    async with scripted(lambda _: answer) as registry, client_of(registry) as client:
+        with pytest.raises(ProtocolError, match="no polo_score"):
+            await client.get_polo_score(1)
+
+
+@pytest.mark.parametrize("results", [None, {}, [], [1], [{}, {}]])
+async def test_receipts_without_one_result_each_are_an_error(results: Any) -> None:
+    answer = {"type": "polo_receipts_ok", "results": results}
+    async with scripted(lambda _: answer) as registry, client_of(registry) as client:
+        with pytest.raises(ProtocolError, match="one result per receipt"):
+            await client.polo_receipts([make_receipt((1, ALICE), (2, BOB), "t")])
+
+
 # All helpers against our own registry
 
 
@@ -428,3 +446,31 @@ async def test_many_requests_at_once() -> None:
         await client.register(ALICE, "127.0.0.1:4000")
         replies = await asyncio.gather(*(client.lookup(1) for _ in range(2_000)))
         assert all(reply["node_id"] == 1 for reply in replies)
+
+
+async def test_scores_come_from_receipts() -> None:
+    async with real() as client:
+        alice = (await client.register(ALICE, "127.0.0.1:4000")).node_id
+        bob = (await client.register(BOB, "127.0.0.1:5000")).node_id
+        sides = (alice, ALICE), (bob, BOB)
+        now = time.time()
+        receipts = [make_receipt(*sides, f"t-{n}", completed_at=now) for n in range(3)]
+        for status in ("counted", "known"):
+            assert await client.polo_receipts(receipts) == [
+                {"task_id": f"t-{n}", "status": status} for n in range(3)
+            ]
+        assert await client.get_polo_score(bob) == 3
+        page = await client.list_receipts(BOB, bob, limit=2)
+        assert [row["task_id"] for row in page["receipts"]] == ["t-2", "t-1"]
+        page = await client.list_receipts(
+            None, bob, cursor=page["next_cursor"], admin_token="secret"
+        )
+        assert [row["task_id"] for row in page["receipts"]] == ["t-0"]
+        assert "signature" in await refused(client.list_receipts(ALICE, bob))
+        gate = {"submitter": alice, "receiver": bob}
+        assert await client.authorize_task_submit(BOB, bob, **gate) == Authorization(
+            authorized=False,
+            reason="submitter's polo score is lower than the receiver's",
+        )
+        lower = client.authorize_task_submit(ALICE, alice, **gate, min_polo=-3)
+        assert await lower == Authorization(authorized=True)

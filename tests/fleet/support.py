@@ -48,6 +48,7 @@ def fleet_run(
     *,
     results: Path | None = None,
     home: Path | None = None,
+    flags: tuple[str, ...] = (),
     **env: str,
 ) -> tuple[subprocess.Popen[str], Path]:
     """Start a run; return it and where its results go."""
@@ -57,6 +58,7 @@ def fleet_run(
             *(BIN / "pilotctl", "fleet", "run", spec, "--json"),
             *("--tasks", tasks, "--results", results),
             *("--home", home or net.home / spec.stem),
+            *flags,
         ],
         env=net.environment(**env),
         stdin=subprocess.DEVNULL,

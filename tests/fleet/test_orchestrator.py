@@ -15,6 +15,7 @@ from pilotfleet.fleet.retry import RetryPolicy
 from pilotfleet.fleet.schedule import ScheduleConfig, TaskResult
 from pilotfleet.fleet.taskfile import TaskLine
 from pilotfleet.fleet.worker.job import Outcome
+from pilotfleet.protocol.services.taskstate import Role
 from tests.fleet.worker.support import Desk, serving
 from tests.node.support import eventually
 
@@ -31,10 +32,12 @@ class Run:
 
     def __init__(self, client: DaemonClient, **config: Any) -> None:
         schedule: dict[str, Any] = {"policy": SOON} | config.pop("schedule", {})
+        run_id = config.pop("run_id", None)
         settings: dict[str, Any] = {"tags": ("worker",), "refresh_s": 0.05} | config
         self.orchestrator = Orchestrator(
             client,
             OrchestratorConfig(schedule=ScheduleConfig(**schedule), **settings),
+            run_id=run_id,
         )
         self.results: list[TaskResult] = []
 
@@ -225,6 +228,199 @@ async def test_open_tasks_are_bounded_and_the_source_waits(
             await eventually(lambda n=done: len(run.results) > n, what="a result")  # type: ignore[misc]
         await running
     assert len(run.results) == 20
+
+
+async def test_attempts_carry_priority_and_deadline(
+    nodes: TaskWorld, boss: Node, client: DaemonClient
+) -> None:
+    bob = await nodes.node("bob")
+    await tag(bob, bob="worker")
+    run, desk = Run(client), Desk()
+    async with serving(bob, desk):
+        running = run.start([TaskLine("a", "text", (), 7, "1h")])
+        await desk.has(1)
+        [row] = (await client.call("task.open"))["tasks"]
+        shown = await client.call("task.show", task_id=row["task_id"])
+        assert shown["submitted"]["priority"] == 7
+        assert shown["submitted"]["deadline"]
+        desk.finish("text")
+        await running
+
+
+async def test_killed_run_goes_on_where_it_was(
+    nodes: TaskWorld, boss: Node, client: DaemonClient
+) -> None:
+    """Be killed with one task done and not taken, one failed, and two under way."""
+    bob = await nodes.node("bob")
+    await tag(bob, bob="worker")
+    config: dict[str, Any] = {"run_id": "r", "schedule": {"concurrency": 9}}
+    lines = [TaskLine(name, f"text {name}") for name in "abcd"]
+    desk = Desk()
+    async with serving(bob, desk, concurrency=9):
+        run = Run(client, **config)
+        run.results = Taken()
+        running = run.start(lines)
+        await desk.has(4)
+        desk.finish("text a", "é" * 100_000)
+        await eventually(running.done, what="the death of the caller")
+        assert isinstance(running.exception(), Closed)
+        desk.end("text b", Outcome(ok=False, error="exit status 3"))
+        await eventually(lambda: ended(boss) == 2, what="the end of b")
+        desk.finish("text c", "c")
+        async with await connect(boss) as second:
+            again = Run(second, **config)
+            running = again.start(lines)
+            await eventually(lambda: len(again.results) == 3, what="what was done")
+            desk.finish("text d", "d")
+            await running
+    assert sorted(desk.seen) == [line.task for line in lines], "each ran once"
+    by_id = {result.id: (result.status, result.result) for result in again.results}
+    assert by_id == {
+        "a": ("SUCCEEDED", "é" * 100_000),
+        "b": ("FAILED", ""),
+        "c": ("SUCCEEDED", "c"),
+        "d": ("SUCCEEDED", "d"),
+    }
+    assert {result.error for result in again.results} == {"", "exit status 3"}
+    assert await uncollected(boss) == 0
+
+
+class Taken(list[TaskResult]):
+    """A place for results that breaks when one is put there."""
+
+    def append(self, result: TaskResult) -> None:
+        raise Closed(f"no room for {result.id}")
+
+
+def ended(node: Node) -> int:
+    """Return how many of four submitted tasks the node does not hold open any more."""
+    return 4 - len(node.tasks.table.of(node.agent.name, Role.SUBMITTED))
+
+
+async def test_restart_of_the_daemon_as_well_loses_and_repeats_nothing(
+    nodes: TaskWorld, boss: Node, client: DaemonClient
+) -> None:
+    bob = await nodes.node("bob")
+    await tag(bob, bob="worker")
+    desk = Desk()
+    async with serving(bob, desk, concurrency=9):
+        config: dict[str, Any] = {"run_id": "r", "schedule": {"concurrency": 9}}
+        lines = [TaskLine(str(n), f"text {n}") for n in range(5)]
+        running = Run(client, **config).start(lines)
+        await desk.has(5)
+        await boss.close()
+        await asyncio.gather(running, return_exceptions=True)
+        desk.finish("text 0")
+        boss = await nodes.node("boss")
+        async with await connect(boss) as second:
+            again = Run(second, **config)
+            running = again.start(lines)
+            for text in list(desk.open):
+                desk.finish(text)
+            await running
+    assert len(desk.seen) == len(again.results) == 5
+    assert {result.status for result in again.results} == {"SUCCEEDED"}
+    assert await uncollected(boss) == 0
+
+
+async def test_attempts_of_tasks_that_are_done_are_cancelled_when_it_is_quiet(
+    nodes: TaskWorld, boss: Node, client: DaemonClient
+) -> None:
+    bob = await nodes.node("bob")
+    await tag(bob, bob="worker")
+    desk, endless = Desk(), asyncio.Event()
+
+    async def source() -> AsyncIterator[TaskLine]:
+        yield TaskLine("b", "text b")
+        await endless.wait()
+
+    async with serving(bob, desk, concurrency=9):
+        running = Run(client, run_id="r").start([TaskLine("a", "text a")])
+        await desk.has(1)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        async with await connect(boss) as second:
+            again = Run(second, run_id="r", quiet_s=0.01)
+            working = asyncio.ensure_future(again._collect(source()))
+            await eventually(lambda: list(desk.open) == ["text b"], what="b alone")
+            desk.finish("text b")
+            await eventually(lambda: again.results, what="the result")
+            assert not working.done()
+            endless.set()
+            await working
+    assert [result.id for result in again.results] == ["b"]
+    assert await uncollected(boss) == 0
+
+
+async def test_result_stays_with_the_daemon_until_it_is_said_to_be_taken(
+    nodes: TaskWorld, boss: Node, client: DaemonClient
+) -> None:
+    bob = await nodes.node("bob")
+    await tag(bob, bob="worker")
+    run, desk = Run(client, awaits_taken=True), Desk()
+    endless = asyncio.Event()
+
+    async def source() -> AsyncIterator[TaskLine]:
+        yield TaskLine("a", "a")
+        yield TaskLine("b", "b")
+        await endless.wait()
+
+    async with serving(bob, desk):
+        working = asyncio.ensure_future(run._collect(source()))
+        for text in "ab":
+            await eventually(lambda t=text: t in desk.open, what=text)  # type: ignore[misc]
+            desk.finish(text)
+        await eventually(lambda: len(run.results) == 2, what="the results")
+        assert await uncollected(boss) == 2
+        run.orchestrator.taken("a")
+        run.orchestrator.taken("b")
+        endless.set()
+        await working
+    assert await uncollected(boss) == 0
+
+
+async def test_worker_said_to_be_lost_has_its_task_done_elsewhere_at_once(
+    nodes: TaskWorld, client: DaemonClient
+) -> None:
+    bob, eve = await nodes.node("bob"), await nodes.node("eve")
+    await tag(bob, bob="worker")
+    await tag(eve, eve="worker")
+    run, desk, other = Run(client), Desk(), Desk()
+    async with serving(bob, desk), serving(eve, other, "eve"):
+        running = run.start([TaskLine("a", "text")])
+        await eventually(lambda: desk.open or other.open, what="the first attempt")
+        is_bob = bool(desk.open)
+        victim, rest = (bob, other) if is_bob else (eve, desk)
+        run.orchestrator.lost(str(victim.agent.address), "its process was killed")
+        await rest.has(1)
+        assert run.orchestrator.status() == {
+            "workers": 2,
+            "busy": 1,
+            "resting": run.orchestrator.status()["resting"],
+            "open": 1,
+            "waiting": 0,
+            "retried": 1,
+        }
+        rest.finish("text")
+        await running
+    assert run.results[0].attempts == 2
+
+
+async def test_select_decides_who_is_a_worker(
+    nodes: TaskWorld, client: DaemonClient
+) -> None:
+    bob = await nodes.node("bob", "eve")
+    await tag(bob, bob="worker", eve="worker spare")
+    run = Run(client, select=lambda info: "spare" not in info.tags)
+    desk = Desk()
+    async with serving(bob, desk, "bob", "eve"):
+        running = run.start(TaskLine(str(n), str(n)) for n in range(4))
+        for number in range(4):
+            await eventually(lambda n=str(number): n in desk.open, what=str(number))  # type: ignore[misc]
+            desk.finish(str(number))
+        await running
+    assert {result.agent for result in run.results} == {"bob"}
+    assert run.orchestrator.worker_count == 1
 
 
 async def test_run_without_tasks_ends(client: DaemonClient) -> None:

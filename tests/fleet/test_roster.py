@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -10,6 +11,7 @@ from pilotfleet.fleet.roster import MAX_POOLS, Roster, Tags, WorkerInfo, worker_
 
 TEXT: Tags = frozenset({"text"})
 ANY: Tags = frozenset()
+NUMBERS = itertools.count()
 
 
 def info(name: str, *tags: str) -> WorkerInfo:
@@ -21,8 +23,15 @@ def take(roster: Roster, tags: Tags = ANY, avoided: tuple[str, ...] = ()) -> str
     worker = roster.choose(tags, [f"address of {name}" for name in avoided])
     if worker is None:
         return None
-    roster.begin(worker)
+    roster.begin(worker, f"attempt {next(NUMBERS)}")
     return worker.info.name
+
+
+def end(roster: Roster, name: str) -> bool:
+    """Let one of a worker's tasks end; return whether the worker is known."""
+    worker = roster.find(f"address of {name}")
+    wire_id = min(worker.open) if worker else "none"
+    return roster.end(f"address of {name}", wire_id) is not None
 
 
 @pytest.fixture
@@ -49,7 +58,7 @@ def test_all_tags_are_needed(roster: Roster) -> None:
 def test_a_worker_that_is_done_is_chosen_again(roster: Roster) -> None:
     for _ in range(6):
         take(roster)
-    assert roster.end("address of b") is not None
+    assert end(roster, "b")
     assert take(roster) == "b"
 
 
@@ -82,9 +91,11 @@ def test_a_worker_that_is_gone_gets_nothing_more(roster: Roster) -> None:
     roster.update([info("a", "text")], 1.0)
     assert len(roster) == 2, "b still has a task"
     assert take(roster, frozenset({"fast"})) is None
-    roster.end("address of b")
+    assert roster.find("b") is roster.find("address of b") is not None
+    assert end(roster, "b")
+    assert roster.find("b") is None
     assert len(roster) == 1
-    assert roster.end("address of b") is None
+    assert not end(roster, "b")
 
 
 def test_a_worker_that_returns_keeps_its_count(roster: Roster) -> None:
@@ -111,7 +122,7 @@ def test_work_is_spread_evenly_over_many() -> None:
 
 def test_sets_of_tags_are_forgotten_but_for_those_that_wait(roster: Roster) -> None:
     waiting = roster.waiting(frozenset({"never"}))
-    waiting.append(1)
+    waiting.push((0, 1))
     for number in range(2 * MAX_POOLS):
         roster.choose(frozenset({f"tag{number}"}))
     assert roster.waiting_pools() == [frozenset({"never"})]
@@ -119,12 +130,28 @@ def test_sets_of_tags_are_forgotten_but_for_those_that_wait(roster: Roster) -> N
     assert take(roster, TEXT) in ("a", "b")
 
 
-def test_tags_of_the_oldest_task_come_first(roster: Roster) -> None:
-    for number, tags in ((7, TEXT), (3, ANY), (5, frozenset({"fast"}))):
-        roster.waiting(tags).append(number)
-    assert roster.waiting_pools() == [ANY, frozenset({"fast"}), TEXT]
-    worker = roster.choose(frozenset({"fast"}))
-    assert roster.waiting_pools(worker) == [ANY, frozenset({"fast"}), TEXT]
+def test_tags_of_the_most_urgent_task_come_first(roster: Roster) -> None:
+    fast = frozenset({"fast"})
+    for rank, tags in (((0, 7), TEXT), ((0, 3), ANY), ((-1, 9), fast)):
+        roster.waiting(tags).push(rank)
+    assert roster.waiting_pools() == [fast, ANY, TEXT]
+    assert roster.waiting_pools(roster.choose(fast)) == [fast, ANY, TEXT]
+
+
+def test_a_worker_may_be_expected_before_it_is_seen(roster: Roster) -> None:
+    late = roster.expect("address of late")
+    for number in range(5):
+        roster.begin(late, f"adopted {number}")
+    assert late.info.name == "address of late"
+    assert len(roster) == 4
+    roster.update([info("late", "new")], 1.0)
+    new = frozenset({"new"})
+    assert take(roster, new) is None, "it has more than its share"
+    for _ in range(4):
+        assert end(roster, "late")
+    assert take(roster, new) == "late"
+    assert roster.expect("address of late") is late
+    assert roster.counts() == (1, 0)
 
 
 def test_tags_are_carried_by_busy_workers_and_not_by_those_that_left(

@@ -26,7 +26,7 @@ def assert_runs(net: World, rendezvous: str, beacon: str, **env: str) -> None:
     fleet = {"rendezvous": rendezvous} | ({"beacon": beacon} if beacon else {})
     spec = write_spec(net, "cat", count=2, **fleet)
     run, path = fleet_run(
-        net, spec, write_tasks(net, TASKS), home=None, results=None, **env
+        net, spec, write_tasks(net, TASKS), home=None, results=None, flags=(), **env
     )
     _, stderr = run.communicate()
     assert run.returncode == 0, stderr

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pilotfleet.errors import AlreadyExists, InvalidArgument
 from pilotfleet.fleet import schedule as schedules
 from pilotfleet.fleet.retry import RetryPolicy
 from pilotfleet.fleet.roster import WorkerInfo
@@ -19,6 +20,7 @@ from pilotfleet.fleet.schedule import (
     Cancel,
     Collect,
     Finished,
+    Inspect,
     Schedule,
     ScheduleConfig,
     Submit,
@@ -39,17 +41,37 @@ class Bench:
         self.submits: list[Submit] = []
         self.cancels: list[str] = []
         self.collects: list[str] = []
+        self.inspects: list[str] = []
         self.results: list[TaskResult] = []
-        self.see(*workers)
+        if workers:
+            self.see(*workers)
 
     def see(self, *workers: str) -> None:
         infos = [WorkerInfo(name, name, frozenset({"w"})) for name in workers]
         self.schedule.set_workers(infos, self.now)
         self.drain()
 
-    def add(self, task_id: str, *tags: str) -> None:
-        self.schedule.add(TaskLine(task_id, f"text of {task_id}", tags), self.now)
+    def add(self, task_id: str, *tags: str, **fields: Any) -> None:
+        line = TaskLine(task_id, f"text of {task_id}", tags, **fields)
+        self.schedule.add(line, self.now)
         self.drain()
+
+    def take_result(self, task_id: str) -> None:
+        self.schedule.taken(task_id)
+        self.drain()
+
+    def lose(self, address: str) -> None:
+        self.schedule.lost(address, "its process was killed", self.now)
+        self.drain()
+
+    def restart(
+        self, open_attempts: dict[str, tuple[str, str]], *workers: str
+    ) -> Bench:
+        """Begin anew, with what the daemon knows of attempts: address and status."""
+        bench = Bench(*workers)
+        for wire_id, (address, status) in open_attempts.items():
+            bench.schedule.adopt(wire_id, address, status)
+        return bench
 
     def say(self, wire_id: str, status: str, **fields: Any) -> None:
         self.schedule.update(Update(wire_id, status, **fields), self.now)
@@ -70,6 +92,8 @@ class Bench:
                 self.submits.append(action)
             case Cancel(wire_id):
                 self.cancels.append(wire_id)
+            case Inspect(wire_id):
+                self.inspects.append(wire_id)
             case Collect(wire_id):
                 self.collects.append(wire_id)
             case Finished(result):
@@ -89,11 +113,13 @@ def test_a_task_goes_to_a_worker_and_its_result_comes_back() -> None:
     bench.now = 1.5
     bench.say(submit.wire_id, "SUCCEEDED", result="done")
     assert bench.results == [TaskResult("a", "SUCCEEDED", "w1", "done", 1, 1500.0)]
-    assert bench.collects == [submit.wire_id]
+    assert not bench.collects, "the daemon keeps it until the result is safe"
     assert bench.schedule.open_count == 0
+    bench.take_result("a")
+    assert bench.collects == [submit.wire_id]
 
 
-def test_wire_ids_are_allowed_on_the_wire_and_new_with_each_run() -> None:
+def test_wire_ids_are_new_with_each_run_and_each_attempt() -> None:
     ids = set()
     for run in ("one", "two"):
         schedule = Schedule(run_id=run * 100)
@@ -101,8 +127,7 @@ def test_wire_ids_are_allowed_on_the_wire_and_new_with_each_run() -> None:
         schedule.add(TaskLine("é \ud800" * 99, "x"), 0.0)
         action = schedule.next_action()
         assert isinstance(action, Submit)
-        assert len(action.wire_id) <= 64
-        assert action.wire_id.replace("-", "").isalnum()
+        assert action.wire_id.startswith(schedule.prefix)
         ids.add(action.wire_id)
     assert len(ids) == 2
 
@@ -126,22 +151,70 @@ def test_a_worker_has_no_more_open_than_allowed() -> None:
     assert bench.last.address == bench.submits[0].address
 
 
-def test_room_is_bounded() -> None:
-    bench = Bench(max_open=2)
+def test_room_is_bounded_by_what_was_not_taken() -> None:
+    bench = Bench("w1", max_open=2)
     bench.add("a")
     assert bench.schedule.has_room
     bench.add("b")
     assert not bench.schedule.has_room
+    bench.say(bench.last.wire_id, "SUCCEEDED")
+    assert not bench.schedule.has_room
+    bench.take_result("a")
+    assert bench.schedule.has_room
 
 
-def test_two_tasks_may_have_the_same_id() -> None:
-    bench = Bench("w1", "w2")
+def test_an_id_stands_for_one_task_until_its_result_is_taken() -> None:
+    bench = Bench("w1")
     bench.add("a")
-    bench.add("a")
-    assert len({submit.wire_id for submit in bench.submits}) == 2
-    for submit in bench.submits:
-        bench.say(submit.wire_id, "SUCCEEDED", result=submit.address)
-    assert sorted(result.result for result in bench.results) == ["w1", "w2"]
+    with pytest.raises(AlreadyExists, match="'a' is under way"):
+        bench.add("a")
+    bench.say(bench.last.wire_id, "SUCCEEDED")
+    with pytest.raises(AlreadyExists):
+        bench.add("a")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"priority": 101}, {"deadline": "soon"}, {"deadline": "0s"}]
+)
+def test_a_line_with_bad_values_is_refused(fields: dict[str, Any]) -> None:
+    bench = Bench("w1")
+    with pytest.raises(InvalidArgument):
+        bench.add("a", **fields)
+    assert bench.schedule.open_count == 0
+
+
+def test_the_highest_priority_goes_first_then_the_oldest() -> None:
+    bench = Bench()
+    for task_id, priority in (("a", 0), ("b", -5), ("c", 7), ("d", 0), ("e", 7)):
+        bench.add(task_id, priority=priority)
+    bench.see("w1")
+    for _ in range(5):
+        bench.say(bench.last.wire_id, "SUCCEEDED")
+    assert [result.id for result in bench.results] == ["c", "e", "a", "d", "b"]
+    assert [submit.priority for submit in bench.submits] == [7, 7, 0, 0, -5]
+
+
+def test_priority_counts_across_tags() -> None:
+    bench = Bench("w1")
+    bench.add("busy")
+    bench.add("low", "w")
+    bench.add("high", priority=1)
+    bench.say(bench.last.wire_id, "SUCCEEDED")
+    assert bench.last.task == "text of high"
+
+
+def test_a_task_that_is_tried_again_keeps_its_place() -> None:
+    bench = Bench("w1")
+    bench.add("old")
+    first = bench.last
+    for number in range(3):
+        bench.add(f"young{number}")
+    bench.add("high", priority=1)
+    bench.say(first.wire_id, "FAILED", is_retryable=True)
+    assert bench.last.task == "text of high"
+    bench.wait(0.2)
+    bench.say(bench.last.wire_id, "SUCCEEDED")
+    assert bench.last.task == "text of old"
 
 
 @pytest.mark.parametrize("status", ["DECLINED", "CANCELLED", "EXPIRED"])
@@ -150,11 +223,14 @@ def test_a_lost_task_is_tried_on_another_worker(status: str) -> None:
     bench.add("a")
     first = bench.last
     bench.say(first.wire_id, status)
-    assert bench.collects == [first.wire_id]
     bench.wait(0.2)
     assert bench.last.address != first.address
     bench.say(bench.last.wire_id, "SUCCEEDED", result="done")
     assert bench.results[0].attempts == 2
+    assert not bench.collects, "the number of an attempt is used once only"
+    bench.take_result("a")
+    assert bench.collects == [first.wire_id, bench.last.wire_id]
+    assert bench.schedule.status()["retried"] == 1
 
 
 def test_a_failed_command_is_final() -> None:
@@ -228,7 +304,21 @@ def test_an_unreachable_worker_may_still_win() -> None:
     assert [result.result for result in bench.results] == ["late"]
     bench.say(second.wire_id, "SUCCEEDED", result="later")
     assert len(bench.results) == 1
+    bench.take_result("a")
     assert bench.collects == [first.wire_id, second.wire_id]
+
+
+def test_an_end_that_is_heard_after_the_result_was_taken_is_collected() -> None:
+    bench = Bench("w1", "w2", attempt_limit_s=5.0)
+    bench.add("a")
+    first = bench.last
+    bench.wait(6.0)
+    bench.wait(1.0)
+    bench.say(bench.last.wire_id, "SUCCEEDED")
+    bench.take_result("a")
+    assert bench.collects == [bench.last.wire_id]
+    bench.say(first.wire_id, "CANCELLED")
+    assert bench.collects[1:] == [first.wire_id]
 
 
 def test_a_retry_that_is_lost_is_repeated_while_the_first_is_silent() -> None:
@@ -275,6 +365,108 @@ def test_a_deadline_ends_a_task_that_nobody_took() -> None:
     ]
 
 
+def test_a_line_may_have_a_deadline_of_its_own() -> None:
+    bench = Bench("w1", deadline_s=10.0)
+    bench.now = 100.0
+    bench.add("short", deadline="2s")
+    bench.add("long", deadline="1h")
+    assert bench.submits[0].deadline == 102.0
+    bench.wait(2.0)
+    assert [result.id for result in bench.results] == ["short"]
+    assert bench.last.deadline == 110.0, "the run's deadline bounds that of a line"
+    bench.wait(8.0)
+    assert bench.results[-1].error == "the task missed its deadline"
+    assert bench.schedule.status() == {
+        "workers": 1,
+        "busy": 0,
+        "resting": 0,
+        "open": 0,
+        "waiting": 0,
+        "retried": 0,
+    }
+
+
+def test_tasks_that_miss_their_deadline_leave_the_queue() -> None:
+    bench = Bench()
+    for number in range(500):
+        bench.add(f"t{number}", deadline="1s")
+        bench.wait(1.0)
+    bench.add("last")
+    bench.see("w1")
+    assert bench.last.task == "text of last"
+    assert len(bench.results) == 500
+
+
+def test_a_lost_worker_has_its_tasks_done_by_others_at_once() -> None:
+    bench = Bench("w1", "w2", concurrency=2)
+    for task_id in "abcd":
+        bench.add(task_id)
+    had = [submit for submit in bench.submits if submit.address == "w1"]
+    bench.see("w1", "w2", "w3")
+    bench.lose("w1")
+    assert bench.cancels == [submit.wire_id for submit in had]
+    assert [submit.address for submit in bench.submits[4:]] == ["w3", "w3"]
+    assert bench.schedule.status()["resting"] == 1
+    bench.lose("w1")
+    bench.lose("nobody")
+    assert len(bench.submits) == 6
+    bench.add("e")
+    assert len(bench.submits) == 6, "it gets nothing while it rests"
+    bench.wait(1.0)
+    assert bench.last.address == "w1"
+
+
+def test_a_worker_that_loses_many_tasks_at_once_rests_for_one_misfortune() -> None:
+    bench = Bench("w1", concurrency=8)
+    for number in range(8):
+        bench.add(f"t{number}")
+    for submit in bench.submits[:]:
+        bench.say(submit.wire_id, "EXECUTING", is_reachable=False)
+    bench.wait(1.0)
+    assert bench.schedule.status()["resting"] == 0
+
+
+def test_a_task_that_kills_every_worker_blames_none_but_the_first() -> None:
+    bench = Bench("w1", "w2", "w3", "w4", "w5", "w6")
+    bench.add("poison")
+    for _ in range(5):
+        bench.say(bench.last.wire_id, "EXECUTING")
+        bench.say(bench.last.wire_id, "ACCEPTED")
+        assert bench.schedule.status()["resting"] <= 1
+        bench.wait(0.2)
+        bench.wait(10.0)
+    assert len({submit.address for submit in bench.submits}) == 5
+    assert [result.status for result in bench.results] == ["FAILED"]
+
+
+def test_a_worker_that_fails_again_and_again_rests_longer_and_longer() -> None:
+    bench = Bench("good", "bad")
+    rests = []
+    for number in range(60):
+        bench.add(f"t{number}")
+        good = bench.last.address == "good"
+        bench.say(bench.last.wire_id, "SUCCEEDED" if good else "FAILED")
+        if not good and bench.schedule.status()["resting"]:
+            began = bench.now
+            while bench.schedule.status()["resting"]:
+                bench.wait(0.05)
+            rests.append(bench.now - began)
+    failed = [result for result in bench.results if result.status == "FAILED"]
+    assert len(rests) >= 3
+    assert len(failed) == len(rests) + 2, "three in a row are the first reason to rest"
+    assert rests[0] <= 1.05
+    assert rests[2] >= 2.0
+
+
+def test_where_all_tasks_fail_nobody_rests() -> None:
+    bench = Bench("w1", "w2", "w3")
+    for number in range(100):
+        bench.add(f"t{number}")
+        bench.say(bench.last.wire_id, "FAILED")
+    assert bench.schedule.status()["resting"] == 0
+    assert len(bench.results) == 100
+
+
 def test_an_attempt_limit_moves_a_task_on() -> None:
     bench = Bench("w1", "w2", attempt_limit_s=5.0)
     bench.add("a")
@@ -293,6 +485,124 @@ def test_a_refused_submission_is_tried_elsewhere() -> None:
     bench.wait(1.0)
     assert len(bench.submits) == 2
     assert bench.last.address != first.address
+    assert bench.schedule.status()["resting"] == 0, "no worker is to blame"
+
+
+def test_what_is_under_way_is_adopted_after_a_restart() -> None:
+    bench = Bench("w1", "w2")
+    bench.add("a")
+    wire_id = bench.last.wire_id
+    again = bench.restart({wire_id: ("w1", "EXECUTING")}, "w1", "w2")
+    assert again.schedule.is_ours(wire_id)
+    assert again.schedule.has_past
+    again.add("a")
+    again.add("b")
+    again.add("c")
+    assert [submit.address for submit in again.submits] == ["w2"], "w1 has its share"
+    again.say(wire_id, "SUCCEEDED", result="done")
+    assert [result.result for result in again.results] == ["done"]
+    assert again.results[0].attempts == 1
+    again.take_result("a")
+    assert again.collects == [wire_id]
+
+
+def test_how_an_attempt_ended_before_the_restart_is_asked_for() -> None:
+    bench = Bench("w1")
+    bench.add("a")
+    wire_id = bench.last.wire_id
+    again = bench.restart({wire_id: ("w1", "ACCEPTED")}, "w1")
+    again.say(wire_id, "SUCCEEDED", result="too early")
+    again.add("a")
+    assert again.inspects == [wire_id]
+    assert not again.submits
+    again.add("b")
+    assert again.last.task == "text of b", "who is done is free"
+    again.say(wire_id, "SUCCEEDED", result="done")
+    assert [result.result for result in again.results] == ["done"]
+
+
+def test_numbers_of_attempts_go_on_after_a_restart() -> None:
+    bench = Bench("w1", "w2")
+    bench.add("a")
+    first = bench.last.wire_id
+    bench.say(first, "EXPIRED")
+    bench.wait(1.0)
+    second = bench.last.wire_id
+    known = {second: ("w2", "FAILED"), first: ("w1", "EXPIRED")}
+    again = bench.restart(known, "w1", "w2", "w3")
+    again.add("a")
+    assert again.inspects == [first, second]
+    again.say(first, "EXPIRED")
+    again.say(second, "FAILED", is_retryable=True)
+    again.wait(1.0)
+    assert again.last.wire_id == f"{first[:-1]}3"
+    assert again.last.address == "w3"
+    assert again.schedule.status()["retried"] == 1
+    assert again.schedule.status()["resting"] == 0, "that was long ago"
+
+
+def test_nothing_is_tried_again_while_an_answer_is_to_come() -> None:
+    bench = Bench("w1", "w2")
+    bench.add("a")
+    first = bench.last.wire_id
+    bench.say(first, "EXPIRED")
+    bench.wait(1.0)
+    second = bench.last.wire_id
+    known = {first: ("w1", "EXPIRED"), second: ("w2", "SUCCEEDED")}
+    again = bench.restart(known, "w1", "w2", "w3")
+    again.add("a")
+    again.say(first, "EXPIRED")
+    again.wait(100.0)
+    assert not again.submits
+    again.say(second, "SUCCEEDED", result="done")
+    assert [result.result for result in again.results] == ["done"]
+
+
+def test_a_failure_before_the_restart_is_final() -> None:
+    bench = Bench("w1")
+    bench.add("a")
+    again = bench.restart({bench.last.wire_id: ("w1", "FAILED")}, "w1")
+    again.add("a")
+    again.say(bench.last.wire_id, "FAILED", reason="exit status 3")
+    assert [result.error for result in again.results] == ["exit status 3"]
+
+
+def test_an_adopted_worker_may_be_gone() -> None:
+    bench = Bench("w1")
+    bench.add("a")
+    wire_id = bench.last.wire_id
+    again = bench.restart({wire_id: ("w1", "NEW")}, "w2")
+    again.add("a")
+    assert not again.submits
+    again.say(wire_id, "NEW", is_reachable=False)
+    again.wait(1.0)
+    assert again.last.address == "w2"
+    assert again.last.wire_id != wire_id
+
+
+def test_attempts_whose_tasks_do_not_come_are_given_up() -> None:
+    bench = Bench("w1")
+    for task_id in "ab":
+        bench.add(task_id)
+        bench.say(bench.last.wire_id, "SUCCEEDED")
+    done, open_ = (submit.wire_id for submit in bench.submits)
+    known = {done: ("w1", "SUCCEEDED"), open_: ("w1", "EXECUTING")}
+    again = bench.restart(known, "w1")
+    again.schedule.give_up_past()
+    again.drain()
+    assert again.collects == [done]
+    assert again.cancels == [open_]
+    assert not again.schedule.has_past
+    again.say(open_, "CANCELLED")
+    assert again.collects == [done, open_]
+    again.add("b")
+    assert again.last.wire_id == f"{open_[:-1]}2", "a number is never used again"
+
+
+def test_attempts_of_other_runs_are_not_adopted() -> None:
+    bench = Bench("w1")
+    bench.schedule.adopt("0" * 16 + "-" + "0" * 20 + "-1", "w1", "NEW")
+    assert not bench.schedule.has_past
 
 
 def test_a_task_whose_tags_nobody_carries_fails_and_names_them() -> None:

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+TAGS = [f"t{number}" for number in range(10)]
+
+
 def write(folder: Path, text: str) -> Path:
     path = folder / "fleet.toml"
     path.write_text(text)
@@ -45,6 +48,39 @@ def test_whole_specification_is_read(tmp_path: Path) -> None:
     assert spec.workers.tags == ("worker", "text")
 
 
+@pytest.mark.parametrize("pattern", list(Pattern))
+def test_every_pattern_is_there(tmp_path: Path, pattern: Pattern) -> None:
+    text = f'[fleet]\npattern = "{pattern}"\n[workers]\nexec = "cat"'
+    assert load_spec(write(tmp_path, text)).fleet.pattern is pattern
+
+
+@pytest.mark.parametrize(
+    ("pattern", "size"), [("hub-and-spoke", 7), ("mesh", 7), ("hierarchical", 5)]
+)
+def test_groups_of_a_tree_are_its_clusters(
+    tmp_path: Path, pattern: str, size: int
+) -> None:
+    text = f'[fleet]\npattern = "{pattern}"\n[hierarchy]\ncluster_size = 5\n'
+    text += '[workers]\nexec = "cat"\nper_process = 7'
+    assert load_spec(write(tmp_path, text)).group_size == size
+
+
+def test_openclaw_works_without_its_table(tmp_path: Path) -> None:
+    assert load_spec(write(tmp_path, "[workers]\nopenclaw = true")).openclaw is None
+    text = '[workers]\nopenclaw = true\n[openclaw]\nmodel = "m"\ngateways = 2'
+    table = load_spec(write(tmp_path, text)).openclaw
+    assert table is not None
+    assert (table.model, table.gateways, table.one_shot) == ("m", 2, False)
+
+
+def test_number_of_workers_can_be_changed_within_bounds(tmp_path: Path) -> None:
+    spec = load_spec(write(tmp_path, '[workers]\nexec = "cat"\ncount = 2'))
+    assert spec.with_count(30).workers.count == 30
+    for count in (0, -1, 20_001):
+        with pytest.raises(ConfigError, match="is not from 1 to 20000"):
+            spec.with_count(count)
+
+
 def test_only_the_command_is_required(tmp_path: Path) -> None:
     spec = load_spec(write(tmp_path, '[workers]\nexec = "cat"'))
     assert spec.fleet.rendezvous == EMBEDDED
@@ -74,7 +110,31 @@ def test_prefix_of_the_specification_comes_first(tmp_path: Path) -> None:
         ('[workers]\nexec = "cat"\ntimeout = "0s"', "workers.timeout"),
         ('[workers]\nexec = "cat"\ntimeout = "30"', "workers.timeout"),
         ('[fleet]\npattern = "star"\n[workers]\nexec = "cat"', "fleet.pattern"),
-        ('[fleet]\npattern = "mesh"\n[workers]\nexec = "cat"', "a later release"),
+        ('[workers]\nexec = "cat"\ncall = "a:b"', "exactly one of the three"),
+        ('[workers]\ncall = "module"', "workers.call"),
+        ('[workers]\nexec = "cat"\nper_process = 0', "workers.per_process"),
+        ('[workers]\nexec = "cat"\n[openclaw]\nagent = "a"', "openclaw = true"),
+        ('[workers]\nopenclaw = true\n[openclaw]\ngateway = "x"', "openclaw.gateway"),
+        ("[workers]\nopenclaw = true\n[openclaw]\nturns = 3", "turns"),
+        ('[workers]\nopenclaw = true\n[openclaw]\ntoken_file = "x"', "token_file"),
+        (
+            '[workers]\nopenclaw = true\n[openclaw]\none_shot=true\ngateway="http://h"',
+            "one_shot",
+        ),
+        ('[workers]\nexec = "cat"\n[health]\ninterval = "5"', "health.interval"),
+        ('[workers]\nexec = "cat"\n[hierarchy]\nfanout = 1', "hierarchy.fanout"),
+        ('[fleet]\nlisten = "host"\n[workers]\nexec = "cat"', "fleet.listen"),
+        ('[fleet]\nlisten = "0.0.0.0"\n[workers]\nexec = "cat"', "fleet.listen"),
+        ('[fleet]\nlisten_port = 65535\n[workers]\nexec = "cat"', "listen_port"),
+        (
+            '[fleet]\nlisten = "10.0.0.1"\nrendezvous = "h:1"\n[workers]\nexec = "cat"',
+            "embedded",
+        ),
+        (
+            f'[fleet]\npattern = "hierarchical"\n[workers]\nexec = "c"\ntags = {TAGS}',
+            "workers.tags: at most 9",
+        ),
+        (f'[fleet]\nname = "{"n" * 60}"\n[workers]\nexec = "cat"', "hostname"),
         ('[fleet]\nrendezvous = "here"\n[workers]\nexec = "cat"', "fleet.rendezvous"),
         ('[fleet]\nstagger = "-1s"\n[workers]\nexec = "cat"', "fleet.stagger"),
         ("[workers", "not TOML"),

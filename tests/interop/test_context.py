@@ -40,8 +40,16 @@ OURS: Final = {
         f"task {name}": "tasks are of releases before 1.18, and ours"
         for name in (
             *("submit", "accept", "decline", "execute", "send-results", "list"),
-            *("queue", "result", "cancel"),
+            *("queue", "result", "show", "cancel"),
         )
+    },
+    **{
+        f"skill {name}": "ours teaches an agent only when told to"
+        for name in ("install", "uninstall", "path", "show")
+    },
+    **{
+        f"polo {name}": "reputation is of releases before 1.18, and ours"
+        for name in ("show", "receipts", "audit", "claim")
     },
     "enable-tasks": "tasks are of releases before 1.18, and ours",
     "disable-tasks": "tasks are of releases before 1.18, and ours",

@@ -80,13 +80,13 @@ class Paths(World):
         return super().start(name, "ip", "netns", "exec", name, *argv, **env)
 
     def run_ctl(
-        self, program: Path, name: str, *argv: str
+        self, program: Path, name: str, *argv: str, **env: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a command line client on the host of that name."""
         # It asks the registry as well, so it needs the host's network.
         return subprocess.run(
             ["ip", "netns", "exec", name, program, "--json", *argv],
-            env=self.environment(PILOT_SOCKET=str(self.socket(name))),
+            env=self.environment(PILOT_SOCKET=str(self.socket(name)), **env),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -11,7 +11,9 @@ from pilotfleet.errors import StorageError
 from pilotfleet.registry.directory.directory import Directory
 from pilotfleet.registry.directory.liveness import OnlineTracker
 from pilotfleet.registry.directory.records import (
+    CLOSED_KEY,
     Claim,
+    ClosedRecord,
     InviteRecord,
     MailRecord,
     MailRequest,
@@ -19,6 +21,7 @@ from pilotfleet.registry.directory.records import (
     NetworkRecord,
     NodeRecord,
     PoloRecord,
+    ReceiptRecord,
     encode_record,
     host_key,
     invite_key,
@@ -29,6 +32,7 @@ from pilotfleet.registry.directory.records import (
     network_key,
     node_key,
     polo_key,
+    receipt_key,
     seen_key,
     trust_key,
 )
@@ -39,6 +43,18 @@ if TYPE_CHECKING:
     import msgspec
 
 KEY = bytes(range(32))
+RECEIPT = ReceiptRecord(
+    completed_at=450 * 3600,
+    reward=3,
+    idle_ms=0,
+    staged_ms=0,
+    cpu_ms=180_000,
+    digest=bytes(32),
+    submitter_signature=bytes(64),
+    worker_signature=bytes(64),
+    submitter_key=bytes(32),
+    worker_key=KEY,
+)
 
 
 def stored(key: str, record: msgspec.Struct | None, revision: int) -> Entry:
@@ -60,6 +76,10 @@ def example() -> list[Entry]:
         stored(trust_key(1, 2), Claim(0), 10),
         stored(mail_key(2), MailRecord((MailRequest(1, "hi", 500),), asked=(1,)), 11),
         stored(polo_key(1), PoloRecord(-5), 12),
+        stored(receipt_key(2, 1, "task-1"), RECEIPT, 13),
+        stored(receipt_key(1, 2, "task-2"), RECEIPT, 14),
+        stored(polo_key(2), PoloRecord(1, 2, 3, 500), 15),
+        stored(CLOSED_KEY, ClosedRecord(400, 500), 16),
     ]
 
 
@@ -88,7 +108,19 @@ def picture(directory: Directory) -> dict[str, Any]:
         "garbage": networks.garbage,
         "trust": {n: directory.trust.bits(n) for n in directory.nodes.by_id},
         "mail": directory.mail,
-        "polo": directory.polo,
+        "polo": {
+            node: (s.record, s.revision, s.earned, [kept.key for kept in s.kept])
+            for node, s in directory.ledger.standings.items()
+        },
+        "receipts": {
+            key: (kept.revision, kept.value)
+            for key, kept in directory.ledger.by_key.items()
+        },
+        "hours": {
+            hour: sorted(kept.key for kept in of_hour)
+            for hour, of_hour in directory.ledger.by_hour.items()
+        },
+        "closed": (directory.ledger.closed, directory.ledger.closed_revision),
         "online": list(directory.online.nodes),
     }
 

@@ -17,6 +17,15 @@ def test_burst_is_free_and_then_the_rate_counts() -> None:
     assert [limit.allow("a", 60.0) for _ in range(4)] == [True] * 3 + [False]
 
 
+def test_many_uses_at_once_are_allowed_whole_or_not_at_all() -> None:
+    limit = RateLimit(10.0, burst=30)
+    assert limit.allow("a", 0.0, count=20)
+    assert not limit.allow("a", 0.0, count=20)
+    assert limit.allow("a", 0.0, count=10)
+    assert not limit.allow("a", 0.9, count=10)
+    assert limit.allow("a", 1.0, count=10)
+
+
 def test_keys_do_not_share_their_rate() -> None:
     limit = RateLimit(1.0)
     assert limit.allow("a", 0.0)

@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 import sys
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,8 @@ from pilotfleet.protocol.identity import Identity
 from pilotfleet.registry.rendezvous import Rendezvous, RendezvousConfig
 from pilotfleet.registry.service import ServiceConfig
 from pilotfleet.transport.tls import TlsConfig
-from tests.registry.support import TIMEOUT_S, raw_client
+from tests.registry.receipts import make_receipt
+from tests.registry.support import TIMEOUT_S, eventually, raw_client
 from tests.support.nats import run_nats
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pilotfleet.protocol.address import Endpoint
+    from pilotfleet.protocol.services.receipts import SignedReceipt
 
 LOCAL: Endpoint = ("127.0.0.1", 0)
 CONFIG = RendezvousConfig(
@@ -266,6 +269,47 @@ async def test_two_replicas_share_one_directory(tmp_path: Path) -> None:
             assert "already in use" in str(refused[0])
 
 
+@pytest.mark.nats
+async def test_two_replicas_that_get_the_same_receipts_count_them_once(
+    tmp_path: Path,
+) -> None:
+    now = time.time()
+    receipts = [
+        make_receipt((1, identity(1)), (2, identity(2)), f"t-{n}", completed_at=now)
+        for n in range(200)
+    ]
+    with run_nats(tmp_path) as server:
+        config = replace(CONFIG, store=server.url)
+        async with (
+            Rendezvous(config) as first,
+            Rendezvous(config) as second,
+            RegistryClient(first.addresses.registry) as one,
+            RegistryClient(second.addresses.registry) as two,
+        ):
+            for number in (1, 2):
+                await one.register(identity(number), f"127.0.0.1:{number}000")
+            await eventually(lambda: len(second.directory.nodes.live) == 2)
+            asked = [
+                _deliver(client, receipts[start : start + 50])
+                for start in range(0, 200, 50)
+                for client in (one, two)
+            ]
+            found = [
+                status for batch in await asyncio.gather(*asked) for status in batch
+            ]
+            assert sorted(found) == ["counted"] * 200 + ["known"] * 200
+            await eventually(lambda: second.directory.polo_score(2) == 200)
+            for client in (one, two):
+                assert [await client.get_polo_score(n) for n in (1, 2)] == [-200, 200]
+
+
+async def _deliver(client: RegistryClient, batch: list[SignedReceipt]) -> list[str]:
+    """Deliver receipts, again if the other replica was faster too often."""
+    while True:
+        with contextlib.suppress(RegistryError):
+            return [r["status"] for r in await client.polo_receipts(batch)]
+
+
 async def _register_and_name(client: RegistryClient, who: Identity) -> None:
     node = (await client.register(who, "127.0.0.1:7")).node_id
     await client.set_hostname(who, node, "contested")
@@ -376,6 +420,49 @@ async def test_sigkill_loses_nothing_that_was_acknowledged(tmp_path: Path) -> No
         assert again.node_id == 4
         new = await client.register(identity(9), "127.0.0.1:9000")
         assert new.node_id == 5
+
+
+async def test_receipts_survive_sigkill_between_any_two_steps(tmp_path: Path) -> None:
+    store = ("-store", f"sqlite://{tmp_path}/registry.db")
+    now = time.time()
+    receipts = [
+        make_receipt((1, identity(1)), (2, identity(2)), f"t-{n}", completed_at=now)
+        for n in range(400)
+    ]
+    batches = [receipts[start : start + 10] for start in range(0, len(receipts), 10)]
+    answered: set[str] = set()
+
+    async def deliver(client: RegistryClient, batch: list[SignedReceipt]) -> None:
+        for result in await client.polo_receipts(batch):
+            assert result["status"] in ("counted", "known"), result
+            answered.add(result["task_id"])
+
+    async with connected(tmp_path, *store) as (_, client):
+        for number in (1, 2):
+            await client.register(identity(number), f"127.0.0.1:{number}000")
+        assert "receipts" in client.extensions
+    for share in (1, 100, 200):
+        # All are delivered, and each time it is killed in the middle of them.
+        answered.clear()
+        async with connected(tmp_path, *store) as (program, client):
+            asked = [asyncio.create_task(deliver(client, b)) for b in batches]
+            await eventually(lambda: len(answered) >= share)  # noqa: B023
+            await program.kill()
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        async with connected(tmp_path, *store) as (_, client):
+            shown = await client.list_receipts(identity(2), 2, limit=1000)
+            found = {row["task_id"] for row in shown["receipts"]}
+            assert answered <= found
+            assert shown["score"] == len(shown["receipts"])
+    async with connected(tmp_path, *store) as (_, client):
+        for batch in batches:
+            await deliver(client, batch)
+        assert [await client.get_polo_score(node) for node in (1, 2)] == [-400, 400]
+        shown = await client.list_receipts(identity(2), 2, limit=1000)
+        tasks = sorted(row["task_id"] for row in shown["receipts"])
+        assert tasks == sorted(receipt.task_id for receipt in receipts)
 
 
 async def test_sigterm_stops_in_good_order(tmp_path: Path) -> None:

@@ -64,9 +64,11 @@ class Agent:
 class World:
     """A service with its store, and whom it has notified."""
 
-    def __init__(self, store: Store | None = None, **config: Any) -> None:
+    def __init__(
+        self, store: Store | None = None, *, clock: Hands | None = None, **config: Any
+    ) -> None:
         self.store = store or MemoryStore()
-        self.clock = Hands()
+        self.clock = clock or Hands()
         self.notified: list[int] = []
         self.directory = Directory()
         settings = {"admin_token": ADMIN_TOKEN, "beacon_addr": BEACON, **config}
@@ -110,8 +112,7 @@ class World:
 
     async def reopened(self) -> World:
         """Return another service on the same store."""
-        world = World(self.store)
-        world.clock = self.clock
+        world = World(self.store, clock=self.clock)
         await world.service.load()
         return world
 

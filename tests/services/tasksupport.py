@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pilotfleet.client.daemon import DaemonClient
 from pilotfleet.protocol.address import SocketAddress
 from pilotfleet.protocol.services.tasks import SESSION_PORT, TASK_PORT
+from pilotfleet.services.pologate import PoloGateConfig
 from pilotfleet.services.taskgate import GateMode
 from pilotfleet.services.tasks import TaskConfig, TaskService
 from tests.node.support import World, eventually
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from pilotfleet.node.stream import Stream
 
 LIMIT_S = 20.0
-OPEN = TaskConfig(gate=GateMode.OFF)
+OPEN = TaskConfig(gate=GateMode.OFF, polo_gate=PoloGateConfig(is_on=False))
 
 
 class Wall:
@@ -76,6 +77,15 @@ class Program:
         params = {"agent": self._agent, **params}
         return await self._client.call(f"task.{op}", timeout=LIMIT_S, **params)
 
+    async def call_plain(self, op: str) -> dict[str, Any]:
+        """Call an operation that is about no agent."""
+        return await self._client.call(op, timeout=LIMIT_S)
+
+    async def polo(self, op: str, **params: Any) -> dict[str, Any]:
+        """Call an operation on receipts."""
+        params = {"agent": self._agent, **params}
+        return await self._client.call(f"polo.{op}", timeout=LIMIT_S, **params)
+
     async def expect(self, kind: str, **fields: Any) -> dict[str, Any]:
         """Wait for a push with these fields, and take it."""
         wanted = {"push": f"task.{kind}", **fields}.items()
@@ -87,6 +97,16 @@ class Program:
                         return push
                 self._arrived.clear()
                 await self._arrived.wait()
+
+    async def expect_any(self, kind: str) -> dict[str, Any]:
+        """Take the next push of a kind, however long it takes."""
+        while True:
+            for push in self.pushes:
+                if push["push"] == f"task.{kind}":
+                    self.pushes.remove(push)
+                    return push
+            self._arrived.clear()
+            await self._arrived.wait()
 
     async def offer(self) -> str:
         """Wait for an offer; return the task's id."""
@@ -154,7 +174,7 @@ class TaskWorld:
     """A rendezvous, and hosts that are stopped at the end."""
 
     def __init__(self, world: World, stack: contextlib.AsyncExitStack) -> None:
-        self._world = world
+        self.world = world
         self._stack = stack
 
     async def node(
@@ -169,9 +189,9 @@ class TaskWorld:
         stack = contextlib.AsyncExitStack()
         self._stack.push_async_callback(stack.aclose)
         wall = wall or Wall()
-        folder = self._world.folder / name
+        folder = self.world.folder / name
         folder.mkdir(exist_ok=True)
-        host = self._world.host(name, name, *more, socket=folder / "s")
+        host = self.world.host(name, name, *more, socket=folder / "s")
         tasks = TaskService(host, folder / "tasks.db", config=config, wall=wall)
         await stack.enter_async_context(tasks)
         host.services.update(tasks.handlers())
@@ -184,7 +204,7 @@ class TaskWorld:
 
     async def bare(self, name: str) -> Agent:
         """Start a host without the task service; return its agent."""
-        host = self._world.host(name, name)
+        host = self.world.host(name, name)
         await self._stack.enter_async_context(host)
         return host.default_agent
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pilotfleet.errors import InvalidArgument, NotFound, Unavailable
 from pilotfleet.protocol.services.taskstate import Status
 from pilotfleet.services.taskgate import GateMode
-from pilotfleet.services.tasks import TaskConfig
 from pilotfleet.services.tasktable import Bounds
-from tests.services.tasksupport import Node, TaskWorld, pair, submit, until
+from tests.services.tasksupport import OPEN, Node, TaskWorld, pair, submit, until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -101,7 +102,7 @@ async def test_a_cancel_is_delivered_after_a_restart(net: TaskWorld) -> None:
 
 async def test_a_submitter_with_too_many_open_tasks_has_to_wait(net: TaskWorld) -> None:
     bounds = Bounds(open_per_agent=2)
-    hub = await net.node("hub", config=TaskConfig(gate=GateMode.OFF, bounds=bounds))
+    hub = await net.node("hub", config=replace(OPEN, bounds=bounds))
     worker = await net.node("worker")
     boss, program = await hub.program(), await worker.program()
     ids = [await submit(boss, worker) for _ in range(2)]
@@ -118,7 +119,7 @@ async def test_a_submitter_with_too_many_open_tasks_has_to_wait(net: TaskWorld) 
 async def test_a_worker_with_too_many_open_tasks_says_so(
     net: TaskWorld, bounds: Bounds
 ) -> None:
-    worker = await net.node("worker", config=TaskConfig(GateMode.OFF, bounds))
+    worker = await net.node("worker", config=replace(OPEN, bounds=bounds))
     boss = await (await net.node("hub")).program()
     await boss.call("watch")
     await submit(boss, worker, "12345")
@@ -136,7 +137,7 @@ async def test_a_public_worker_takes_tasks_of_trusted_peers_only(
     net: TaskWorld,
 ) -> None:
     hub = await net.node("hub")
-    worker = await net.node("worker", config=TaskConfig())
+    worker = await net.node("worker", config=replace(OPEN, gate=GateMode.TRUSTED))
     boss = await hub.program()
     refused = await boss.call("submit", target="worker", task="x")
     assert refused["message"] == "Task rejected: submitter is not trusted"
@@ -146,7 +147,7 @@ async def test_a_public_worker_takes_tasks_of_trusted_peers_only(
 
 async def test_one_registry_answer_serves_many_submissions(net: TaskWorld) -> None:
     hub = await net.node("hub")
-    worker = await net.node("worker", config=TaskConfig())
+    worker = await net.node("worker", config=replace(OPEN, gate=GateMode.TRUSTED))
     boss = await hub.program()
     for agent, peer in ((hub.agent, worker.agent), (worker.agent, hub.agent)):
         await agent.registry(

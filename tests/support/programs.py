@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.support.official import official_program
+from tests.support.official import WITH_TASKS, official_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -141,6 +141,25 @@ class World:
         program.wait_until(lambda: self.official_ctl(name, "info").returncode == 0)
         return program
 
+    def start_daemon_191(self, name: str, *flags: str) -> Program:
+        """Start an official 1.9.1 daemon, which has tasks, with a home of its own."""
+        home = self.home / name
+        home.mkdir(exist_ok=True)
+        program = self.start(
+            name,
+            official_program("pilot-daemon", WITH_TASKS),
+            *("-registry", self.registry, "-beacon", self.beacon),
+            *("-listen", "127.0.0.1:0", "-socket", self.socket(name)),
+            *("-identity", home / "identity.json", "-email", f"{name}@example.test"),
+            *flags,
+            HOME=str(home),
+            # It has no flags to keep its feeds off; nothing listens on this port.
+            HTTPS_PROXY="http://127.0.0.1:9",
+            HTTP_PROXY="http://127.0.0.1:9",
+        )
+        program.wait_until(lambda: self.ctl_191(name, "info").returncode == 0)
+        return program
+
     def socket(self, name: str) -> Path:
         """Return the local socket of the daemon called ``name``."""
         return self.home / f"{name}.sock"
@@ -153,13 +172,21 @@ class World:
         """Run the official ``pilotctl --json`` against the daemon ``name``."""
         return self.run_ctl(official_program("pilotctl"), name, *argv)
 
+    def ctl_191(self, name: str, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Run the 1.9.1 ``pilotctl --json`` in the home of the daemon ``name``.
+
+        It keeps the task files itself, beside the daemon.
+        """
+        program = official_program("pilotctl", WITH_TASKS)
+        return self.run_ctl(program, name, *argv, HOME=str(self.home / name))
+
     def run_ctl(
-        self, program: Path, name: str, *argv: str
+        self, program: Path, name: str, *argv: str, **env: str
     ) -> subprocess.CompletedProcess[str]:
         """Run one command line client to its end."""
         return subprocess.run(
             [program, "--json", *argv],
-            env=self.environment(PILOT_SOCKET=str(self.socket(name))),
+            env=self.environment(PILOT_SOCKET=str(self.socket(name)), **env),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

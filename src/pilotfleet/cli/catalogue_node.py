@@ -83,10 +83,32 @@ ROWS: Final[dict[str, tuple[str, str, str, str, str]]] = {
     "fleet": (
         "fleet",
         "",
-        "run|up|status|scale|submit|top|down|systemd <spec> ...",
+        "run|up|status|top|submit|scale|rollout|logs|down|list|systemd ...",
         "Run and watch a fleet",
         "see: pilotctl fleet --help",
     ),
+    "skill install": (
+        "fleet",
+        "skill:install",
+        "[--dir <path>] [--force]",
+        "Teach the OpenClaw agents of this user to use pilotctl",
+        "name, path, replaced (bool)",
+    ),
+    "skill uninstall": (
+        "fleet",
+        "skill:uninstall",
+        "[--dir <path>]",
+        "Remove the skill again",
+        "name, path",
+    ),
+    "skill path": (
+        "fleet",
+        "skill:path",
+        "[--dir <path>]",
+        "Say where the skill is, or would be",
+        "name, path, installed (bool), current (bool)",
+    ),
+    "skill show": ("fleet", "skill:show", "", "Print the skill", "name, text"),
     "find-agents": (
         "find",
         "agents:find_agents",

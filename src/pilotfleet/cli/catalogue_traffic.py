@@ -88,9 +88,16 @@ ROWS: Final[dict[str, tuple[str, str, str, str, str]]] = {
     "task submit": (
         "tasks",
         "tasks:submit",
-        f"{_PEER} --task <description>",
-        "Give a node a task",
-        "target, task_id, task, status (200 or 400), message, accepted (bool)",
+        (
+            f"{_PEER} --task <description> [--priority <n>] [--deadline <dur>]"
+            " [--wait [--timeout <dur>] [--out <path>]]"
+        ),
+        "Give a node a task; with --wait also wait for its result",
+        (
+            "target, task_id, task, status (200 or 400), message, accepted (bool);"
+            " with --wait: outcome, justification, type, content, filename, size,"
+            " path, written"
+        ),
     ),
     "task accept": (
         "tasks",
@@ -123,11 +130,11 @@ ROWS: Final[dict[str, tuple[str, str, str, str, str]]] = {
     "task list": (
         "tasks",
         "tasks:list_tasks",
-        "[--type received|submitted]",
+        "[--type received|submitted] [--status <status>[,<status>]...]",
         "List submitted and received tasks",
         (
             "tasks [{task_id, description, status, status_justification, from, to,"
-            " created_at, category}]"
+            " created_at, category, result_type, results, error}]"
         ),
     ),
     "task queue": (
@@ -142,7 +149,14 @@ ROWS: Final[dict[str, tuple[str, str, str, str, str]]] = {
         "tasks:result",
         "<task_id> [--out <path>]",
         "Show a task's result",
-        "task_id, type, content, path",
+        "task_id, type, content, path, size, filename, written, hint",
+    ),
+    "task show": (
+        "tasks",
+        "taskdetails:show",
+        "<task_id>",
+        "Show all that this node knows of a task: times, reward, receipt",
+        "task_id, submitted, received",
     ),
     "task cancel": (
         "tasks",
@@ -150,6 +164,40 @@ ROWS: Final[dict[str, tuple[str, str, str, str, str]]] = {
         "<task_id>",
         "Take a submitted task back",
         "task_id, status, message",
+    ),
+    "polo show": (
+        "tasks",
+        "polo:show",
+        "[<node_id|address|hostname>]",
+        "Show a node's reputation, or one's own",
+        "node_id, address, polo_score",
+    ),
+    "polo receipts": (
+        "tasks",
+        "polo:receipts",
+        "[--limit <n>] [--cursor <c>]",
+        "List the signed receipts that this node keeps, newest first",
+        "receipts, sums, next_cursor",
+    ),
+    "polo audit": (
+        "tasks",
+        "polo:audit",
+        "[<node_id|address|hostname>]",
+        (
+            "Check every receipt behind a score and add them up; of other nodes with"
+            " the admin token. Exit code 1 if anything is wrong"
+        ),
+        (
+            "node_id, polo_score, base, folded {count, sum}, receipts, sum,"
+            " computed, ok (bool), wrong [{task_id, reason}]"
+        ),
+    ),
+    "polo claim": (
+        "tasks",
+        "polo:claim",
+        "",
+        "Give the registry the receipts that this node earned and it may not know",
+        "presented, counted, known, refused",
     ),
     "network list": ("network", "network:list_networks", "", "List networks", _BODY),
     "network join": (

@@ -17,7 +17,7 @@ from pilotfleet.cli.serving import (
     fast_loop,
     run_program,
     settle_memory,
-    write_ready_file,
+    tell_ready,
 )
 from pilotfleet.errors import AlreadyExists
 from pilotfleet.node.home import make_folder
@@ -91,7 +91,7 @@ async def run_daemon(options: DaemonOptions, open_host: HostOpener) -> None:
         loop.add_signal_handler(number, on_signal)
     async with open_host(options.host) as host:
         settle_memory()
-        write_ready_file(options.ready_file, _describe(host))
+        tell_ready(options.ready_file, _describe(host))
         is_ready = True
         logger.info("ready: %d agents", len(host.agents))
         await stop.wait()

@@ -33,6 +33,7 @@ from pilotfleet.protocol.services.dataexchange import (
     MAX_MAX_FRAME,
     MIN_MAX_FRAME,
 )
+from pilotfleet.protocol.services.polo import MAX_SCORE
 from pilotfleet.protocol.services.webhook import parse_url
 from pilotfleet.transport.tls import TlsConfig
 
@@ -51,9 +52,10 @@ _TEXTS: Final = """
     max-conns-per-port max-conns-total networks owner registry registry-fingerprint
     registry-trust rekey-whitelist reply-whitelist socket syn-rate-limit syn-whitelist
     time-wait webhook webhook-secret
-    agent-prefix agent-sockets agents broker fleet home ready-file stagger
+    agent-first agent-prefix agent-sockets agents broker fleet home polo
+    polo-gate ready-file stagger task-files
 """.split()  # noqa: SIM905 - a list of names is easier to read and to sort so.
-"""Flags with a value; the last line are not of the official program."""
+"""Flags with a value; the last two lines are not of the official program."""
 _SWITCHES: Final = """
     dataexchange-b64 encrypt no-dataexchange no-echo no-eventstream no-tasksubmit
     public registry-tls relay-only strict-dataplane-trust trust-auto-approve
@@ -264,6 +266,8 @@ def _take_from_spec(flags: dict[str, Any], path: Path) -> None:
         "agents": str(spec.workers.count),
         "agent_prefix": spec.prefix,
         "stagger": spec.fleet.stagger,
+        "polo": "on" if spec.fleet.polo else "off",
+        "polo_gate": "on" if spec.fleet.polo_gate else "off",
     }
     if spec.fleet.rendezvous != EMBEDDED:
         stated["registry"] = spec.fleet.rendezvous
@@ -286,9 +290,10 @@ def _host_config(settings: _Settings, home: Path) -> HostConfig:
     ):
         beacon = parse_endpoint(DEFAULT_BEACON)
     agent_sockets = settings.text("agent_sockets")
+    agents = _agents(settings, home)
     return HostConfig(
         home=home,
-        agents=_agents(settings, home),
+        agents=agents,
         registry=registry,
         beacon=beacon,
         tls=_tls(settings),
@@ -305,6 +310,10 @@ def _host_config(settings: _Settings, home: Path) -> HostConfig:
         services_off=frozenset(
             port for key, port in SERVICE_SWITCHES.items() if settings.switch(key)
         ),
+        polo=_is_on(settings, "polo"),
+        polo_gate=_min_polo(settings) is not None or _is_on(settings, "polo_gate"),
+        min_polo=_min_polo(settings),
+        task_files=_has_task_files(settings, len(agents)),
         data_exchange_base64=settings.switch("dataexchange_b64"),
         data_exchange_max_frame=_max_frame(),
         keepalive_s=settings.seconds("keepalive", DEFAULT_KEEPALIVE) or 60.0,
@@ -327,13 +336,14 @@ def _agents(settings: _Settings, home: Path) -> tuple[AgentSpec, ...]:
     just the numbered ones, unless --hostname or --identity asks for that one, too.
     """
     flags = settings.flags
-    count, prefix, tags = _numbered(settings)
+    first, count, prefix, tags = _numbered(settings)
     named = flags["hostname"] is not None or flags["identity"] is not None
     specs = []
     if named or not count:
-        specs.append(_named_agent(settings, home, tags))
+        # Tags are what the numbered agents are found by, where there are any.
+        specs.append(_named_agent(settings, home, () if count else tags))
     listen = settings.endpoint("listen") or ("", 0)
-    for number in range(1, count + 1):
+    for number in range(first, first + count):
         name = f"{prefix}{number}"
         folder = home / "agents" / name
         specs.append(
@@ -371,17 +381,18 @@ def _named_agent(settings: _Settings, home: Path, tags: tuple[str, ...]) -> Agen
     )
 
 
-def _numbered(settings: _Settings) -> tuple[int, str, tuple[str, ...]]:
-    """Return how many numbered agents there are, their prefix, and all tags."""
+def _numbered(settings: _Settings) -> tuple[int, int, str, tuple[str, ...]]:
+    """Return the first number, how many there are, their prefix, and all tags."""
     flags = settings.flags
     count = settings.number("agents", 0)
     prefix = settings.text("agent_prefix", "worker-")
     tags = tuple(flags["tag"])
     if count > MAX_AGENTS:
         raise InvalidArgument(f"--agents: {count} agents (max {MAX_AGENTS})")
+    first = settings.number("agent_first", 1)
     if count:
-        check_hostname(f"{prefix}{count}")
-    return count, prefix, tuple(normalise_tags(tags))
+        check_hostname(f"{prefix}{first + count - 1}")
+    return first, count, prefix, tuple(normalise_tags(tags))
 
 
 def _webhook(settings: _Settings) -> str:
@@ -392,6 +403,29 @@ def _webhook(settings: _Settings) -> str:
         except PilotError as error:
             raise InvalidArgument(f"--webhook: {error}") from None
     return url
+
+
+def _is_on(settings: _Settings, key: str) -> bool:
+    text = settings.text(key, "on").lower()
+    if text not in ("on", "off", "true", "false"):
+        score = " or a score" if key == "polo_gate" else ""
+        raise InvalidArgument(f"{_flag(key)}: {text[:40]!r} is not on or off{score}")
+    return text in ("on", "true")
+
+
+def _min_polo(settings: _Settings) -> int | None:
+    """Return the score that --polo-gate names, if it names one."""
+    text = settings.text("polo_gate")
+    number = read_number(text.removeprefix("-"), MAX_SCORE)
+    return -number if number is not None and text.startswith("-") else number
+
+
+def _has_task_files(settings: _Settings, agents: int) -> bool:
+    """Return whether tasks are mirrored: unless told, those of a single agent."""
+    text = settings.text("task_files", "auto").lower()
+    if text not in ("auto", "on", "off"):
+        raise InvalidArgument(f"--task-files: {text[:40]!r} is not auto, on or off")
+    return text == "on" or (text == "auto" and agents == 1)
 
 
 def _max_frame() -> int:

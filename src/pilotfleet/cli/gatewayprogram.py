@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import pilotfleet
 from pilotfleet.cli.gatewaysocket import ask_gateway
 from pilotfleet.cli.logs import configure_logging
-from pilotfleet.cli.serving import fast_loop, run_program, write_ready_file
+from pilotfleet.cli.serving import fast_loop, run_program, tell_ready
 from pilotfleet.cli.settings import Settings
 from pilotfleet.client.gateway import Gateway, GatewayConfig
 from pilotfleet.client.gatewaycontrol import GatewayControl
@@ -141,7 +141,7 @@ async def _run(
             *(os.getpid(), gateway.subnet, len(wanted)),
         )
         state = {"pid": os.getpid(), "control": str(control.path)}
-        write_ready_file(options.ready_file, state)
+        tell_ready(options.ready_file, state)
         await control.stopped.wait()
         logger.info("gateway stops")
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -113,7 +113,7 @@ def _seconds(name: str) -> list[list[str]]:
 def _find_subcommand(group: str, rest: list[str]) -> tuple[str, list[str]]:
     """Return the two words as a command's name, and what follows."""
     available = GROUPS[group]
-    # The official program words these three in its own way each.
+    # The official programs word these four in a way of their own each.
     if group == "trusted" and rest[:1] != ["list"]:
         raise InvalidArgument(
             "usage: pilotctl trusted list", hint="available: pilotctl trusted list"
@@ -123,7 +123,7 @@ def _find_subcommand(group: str, rest: list[str]) -> tuple[str, list[str]]:
         raise InvalidArgument(
             "missing subcommand", hint=f"available: pilotctl daemon {listed}"
         )
-    if not rest and group == "gateway":
+    if not rest and group in ("gateway", "task"):
         listed = ", ".join(available)
         raise InvalidArgument("missing subcommand", hint=f"available: {listed}")
     if not rest:

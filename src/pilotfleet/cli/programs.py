@@ -18,18 +18,21 @@ if TYPE_CHECKING:
     from pilotfleet.node.config import HostConfig
     from pilotfleet.node.host import Host
     from pilotfleet.services.eventlog import EventLog
+    from pilotfleet.services.tasks import TaskConfig
 
 __all__ = [
     "open_host",
     "openclaw_worker",
     "pilot_daemon",
     "pilot_gateway",
+    "pilot_monitor",
     "pilot_rendezvous",
     "pilotctl",
 ]
 
 EVENT_LOG: Final = "events.db"
 TASK_STORE: Final = "tasks.db"
+TASK_FILES: Final = "tasks"
 
 
 def pilotctl() -> NoReturn:
@@ -71,6 +74,13 @@ def pilot_gateway() -> NoReturn:
     sys.exit(main())
 
 
+def pilot_monitor() -> NoReturn:
+    """Run ``pilot-monitor``."""
+    from pilotfleet.cli.monitor import main
+
+    sys.exit(main())
+
+
 @contextlib.asynccontextmanager
 async def open_host(config: HostConfig) -> AsyncIterator[Host]:
     """Open a host with the built-in services on it.
@@ -107,7 +117,7 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
     )
     async with contextlib.AsyncExitStack() as stack:
         tasks = await stack.enter_async_context(
-            TaskService(host, config.home / TASK_STORE)
+            TaskService(host, config.home / TASK_STORE, config=_task_config(config))
         )
         handlers = {
             ECHO_PORT: serve_echo,
@@ -133,6 +143,19 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
 
 def _is_trusted(agent: Agent, node: int) -> bool:
     return agent.trust.is_trusted(node)
+
+
+def _task_config(config: HostConfig) -> TaskConfig:
+    from pilotfleet.services.pologate import PoloGateConfig
+    from pilotfleet.services.taskfiles import TaskFiles
+    from pilotfleet.services.tasks import TaskConfig
+
+    folders = {agent.name: agent.home / TASK_FILES for agent in config.agents}
+    return TaskConfig(
+        polo=config.polo,
+        polo_gate=PoloGateConfig(is_on=config.polo_gate, min_polo=config.min_polo),
+        files=TaskFiles(folders) if config.task_files else None,
+    )
 
 
 async def _open_log(host: Host, agent: Agent) -> EventLog | None:

@@ -23,7 +23,7 @@ from pilotfleet.cli.serving import (
     fast_loop,
     run_program,
     settle_memory,
-    write_ready_file,
+    tell_ready,
 )
 from pilotfleet.errors import (
     ConfigError,
@@ -153,7 +153,7 @@ async def _serve(
         settle_memory()
         addresses = rendezvous.addresses.as_text()
         fingerprint = {"tls_fingerprint": tls.fingerprint} if tls else {}
-        write_ready_file(ready_file, addresses | fingerprint)
+        tell_ready(ready_file, addresses | fingerprint)
         is_ready = True
         logger.info(
             "ready: registry %s, beacon %s, http %s, store %s, %d nodes",

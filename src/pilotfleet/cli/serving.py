@@ -9,7 +9,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from pilotfleet.errors import PilotError, StorageError
+from pilotfleet.cli.sdnotify import notify_systemd
+from pilotfleet.errors import InvalidArgument, PilotError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXIT_INTERRUPTED",
+    "at_least_one",
     "fast_loop",
     "run_program",
     "settle_memory",
-    "write_ready_file",
+    "tell_ready",
 ]
 
 EXIT_FAILED: Final = 1
@@ -59,17 +61,32 @@ def settle_memory() -> None:
     gc.set_threshold(*GC_THRESHOLD)
 
 
-def write_ready_file(path: Path | None, state: Mapping[str, Any]) -> None:
-    """Write what a program that started this one waits for, all at once.
+def tell_ready(path: Path | None, state: Mapping[str, Any]) -> None:
+    """Tell who started this program that it is ready: by a file, and systemd.
 
     Raises:
         StorageError: The file cannot be written.
     """
-    if path is None:
-        return
+    if path is not None:
+        _write_at_once(path, json.dumps(state) + "\n")
+    notify_systemd("READY=1")
+
+
+def at_least_one(number: int, flag: str) -> int:
+    """Return a number that a flag gives.
+
+    Raises:
+        InvalidArgument: It is less than one.
+    """
+    if number < 1:
+        raise InvalidArgument(f"{flag} is at least 1")
+    return number
+
+
+def _write_at_once(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(json.dumps(state) + "\n")
+        temporary.write_text(text)
         os.replace(temporary, path)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error

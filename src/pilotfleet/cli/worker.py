@@ -1,4 +1,4 @@
-"""``openclaw-worker``: run a command for the tasks of one agent or many."""
+"""``openclaw-worker``: do the tasks of one agent or of many."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import asyncio
 import json
 import logging
 import os
-import shlex
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -18,15 +16,16 @@ import click
 import pilotfleet
 from pilotfleet.cli.logs import configure_logging
 from pilotfleet.cli.serving import (
+    at_least_one,
     fast_loop,
     run_program,
     settle_memory,
-    write_ready_file,
+    tell_ready,
 )
 from pilotfleet.cli.settings import default_socket
+from pilotfleet.cli.workerkinds import FLAGS, Kind, read_kind
 from pilotfleet.client.daemon import DaemonClient
 from pilotfleet.errors import InvalidArgument
-from pilotfleet.fleet.worker.command import CommandRunner
 from pilotfleet.fleet.worker.identities import expand_names
 from pilotfleet.fleet.worker.runner import Worker, WorkerConfig
 from pilotfleet.protocol.durations import parse_duration
@@ -41,23 +40,25 @@ __all__ = ["main"]
 logger = logging.getLogger(__name__)
 
 PROGRAM: Final = "openclaw-worker"
-PROCESSES_PER_CPU: Final = 8
-"""Commands mostly wait, for a model or a disk."""
 
 
 def _option(name: str, text: str, **settings: Any) -> Callable[[Any], Any]:
     return click.option(f"--{name}", help=text, **settings)
 
 
+def _kind_options(command: Callable[..., None]) -> Callable[..., None]:
+    for name, text, settings in reversed(FLAGS):
+        command = _option(name, text, **settings)(command)
+    return command
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @_option("id", "Name of a hosted agent to serve. May be repeated.", multiple=True)
 @_option("ids", "Many agents: worker-[1-500],scout", default="")
-@_option("exec", "Command: the task on stdin, the result on stdout.", required=True)
+@_kind_options
 @_option("tag", "Tag to set on every agent served. May be repeated.", multiple=True)
 @_option("concurrency", "Tasks of one agent at a time.", default=1)
-@_option("max-processes", "Commands of all agents at a time.", default=0)
-@_option("timeout", "Longest run of one command.", default="300s")
-@_option("cwd", "Folder that commands run in.", default="")
+@_option("max-processes", "Tasks of all agents at a time.", default=0)
 @_option("socket", "The daemon's socket.", default="", envvar="PILOT_SOCKET")
 @_option("health-interval", "Between health events of an agent.", default="10s")
 @_option("no-events", "Publish no events.", is_flag=True)
@@ -87,74 +88,58 @@ def _read_and_run() -> None:
 
 def _run(flags: dict[str, Any]) -> None:
     configure_logging(flags["log_level"], flags["log_format"])
-    config = _read_config(flags)
-    runner = _read_command(flags)
-    ready_file = Path(flags["ready_file"]) if flags["ready_file"] else None
+    ready = flags["ready_file"]
+    ready_file = Path(ready).absolute() if ready else None
+    socket = Path(flags["socket"] or default_socket()).absolute()
+    # What does the tasks finds the daemon with it, as its pilotctl.
+    os.environ["PILOT_SOCKET"] = str(socket)
+    agents = _read_agents(flags)
+    kind = read_kind(flags)
+    config = _read_config(flags, agents, socket, kind.places)
     settle_memory()
     with asyncio.Runner(loop_factory=fast_loop()) as loop:
-        loop.run(_serve(config, runner, flags["tag"], ready_file))
+        loop.run(_serve(config, kind, flags["tag"], ready_file))
 
 
-def _read_config(flags: dict[str, Any]) -> WorkerConfig:
+def _read_agents(flags: dict[str, Any]) -> list[str]:
     agents = [*flags["id"], *(expand_names(flags["ids"]) if flags["ids"] else ())]
     if not agents:
         raise InvalidArgument("no agent named", hint="name one with --id or --ids")
     if len(set(agents)) != len(agents):
         raise InvalidArgument("an agent is named twice")
+    return agents
+
+
+def _read_config(
+    flags: dict[str, Any], agents: Sequence[str], socket: Path, places: int
+) -> WorkerConfig:
     interval_s = parse_duration(flags["health_interval"], "--health-interval")
+    # A sub-orchestrator publishes its own health, with that of those below.
+    is_silent = flags["no_events"] or flags["delegate"]
     return WorkerConfig(
         agents=agents,
-        socket=Path(flags["socket"] or default_socket()),
-        concurrency=_at_least_one(flags["concurrency"], "--concurrency"),
-        max_processes=_at_least_one(
-            flags["max_processes"] or (os.cpu_count() or 1) * PROCESSES_PER_CPU,
-            "--max-processes",
-        ),
-        health_interval_s=0.0 if flags["no_events"] else interval_s,
+        socket=socket,
+        concurrency=at_least_one(flags["concurrency"], "--concurrency"),
+        max_processes=at_least_one(flags["max_processes"] or places, "--max-processes"),
+        health_interval_s=0.0 if is_silent else interval_s,
         drain_s=parse_duration(flags["drain"], "--drain"),
     )
 
 
-def _read_command(flags: dict[str, Any]) -> CommandRunner:
-    try:
-        command = shlex.split(flags["exec"])
-    except ValueError as error:
-        raise InvalidArgument(f"--exec: {error}") from None
-    if not command:
-        raise InvalidArgument("--exec: the command is empty")
-    folder = Path(flags["cwd"]) if flags["cwd"] else None
-    if folder is not None and not folder.is_dir():
-        raise InvalidArgument(f"--cwd: {folder} is not a folder")
-    _check_program(command[0], folder or Path())
-    timeout_s = parse_duration(flags["timeout"], "--timeout")
-    if not timeout_s:
-        raise InvalidArgument("--timeout: a command needs some time")
-    return CommandRunner(command, timeout_s=timeout_s, folder=folder)
-
-
-def _check_program(program: str, folder: Path) -> None:
-    """Refuse what could only fail every task that comes."""
-    place = folder / program if os.sep in program else program
-    if shutil.which(place) is None:
-        raise InvalidArgument(
-            f"--exec: {program} is not a program that can be run",
-            hint="name one that is in PATH, or the path of an executable file",
-        )
-
-
 async def _serve(
     config: WorkerConfig,
-    runner: CommandRunner,
+    kind: Kind,
     tags: Sequence[str],
     ready_file: Path | None,
 ) -> None:
-    """Serve until a signal; a second one ends the running commands at once."""
-    stop = asyncio.Event()
+    """Serve until a signal; a second one ends what runs at once."""
+    stop, is_open = asyncio.Event(), False
     task = asyncio.current_task()
     assert task is not None
 
     def on_signal() -> None:
-        if stop.is_set():
+        # Before anything was begun there is nothing to wait for.
+        if stop.is_set() or not is_open:
             task.cancel()
         stop.set()
 
@@ -163,19 +148,15 @@ async def _serve(
     for agent in config.agents if tags else ():
         await _set_tags(config.socket, agent, tags)
     state = {"agents": len(config.agents)}
-    worker = Worker(
-        config, runner.run, on_serving=lambda: write_ready_file(ready_file, state)
-    )
-    await worker.run(stop)
+    async with kind.open() as runner:
+        is_open = True
+        worker = Worker(
+            config, runner.run, on_serving=lambda: tell_ready(ready_file, state)
+        )
+        await worker.run(stop)
 
 
 async def _set_tags(socket: Path, agent: str, tags: Sequence[str]) -> None:
     async with await DaemonClient.connect(socket) as client:
         await client.call("select-agent", name=agent)
         await client.request_json(Command.SET_TAGS, json.dumps(list(tags)).encode())
-
-
-def _at_least_one(number: int, flag: str) -> int:
-    if number < 1:
-        raise InvalidArgument(f"{flag} is at least 1")
-    return number

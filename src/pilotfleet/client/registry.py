@@ -12,6 +12,8 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from pilotfleet.client.links import LinkConfig, LinkPool
 from pilotfleet.errors import (
     ConnectionReset,
@@ -38,9 +40,10 @@ if TYPE_CHECKING:
 
     from pilotfleet.protocol.address import Endpoint
     from pilotfleet.protocol.identity import Identity
+    from pilotfleet.protocol.services.receipts import SignedReceipt
     from pilotfleet.transport.tls import TlsConfig
 
-__all__ = ["Registration", "RegistryClient", "Resolution"]
+__all__ = ["Authorization", "Registration", "RegistryClient", "Resolution"]
 
 MAX_DEFERRALS: Final = 20
 """How often a request waits because the registry asks it to."""
@@ -73,6 +76,15 @@ class Resolution:
     relay_only: bool
     lan_addrs: tuple[str, ...] = field(default=())
     key_age_days: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """Whether a task may be given."""
+
+    authorized: bool
+    reason: str = ""
+    """Why not."""
 
 
 class RegistryClient:
@@ -380,6 +392,86 @@ class RegistryClient:
     ) -> None:
         """End the node's membership."""
         await self._own(identity, node_id, "leave_network", network_id=network_id)
+
+    # Reputation
+
+    async def get_polo_score(self, node_id: int) -> int:
+        """Return the score of a node."""
+        reply = await self.request({"type": "get_polo_score", "node_id": node_id})
+        score = reply.get("polo_score")
+        if type(score) is not int:
+            raise ProtocolError("the registry's reply has no polo_score")
+        return score
+
+    async def authorize_task_submit(
+        self,
+        identity: Identity,
+        caller: int,
+        *,
+        submitter: int,
+        receiver: int,
+        min_polo: int | None = None,
+    ) -> Authorization:
+        """Ask whether the scores let the submitter give the receiver a task.
+
+        Args:
+            identity: The caller's.
+            caller: One of the two nodes.
+            submitter: Who wants to give a task.
+            receiver: Who would get it.
+            min_polo: What the submitter must have; None: the receiver's score.
+        """
+        message: dict[str, Any] = {
+            "type": "authorize_task_submit",
+            "caller_node_id": caller,
+            "submitter_node_id": submitter,
+            "receiver_node_id": receiver,
+        }
+        if min_polo is not None:
+            message["min_polo"] = min_polo
+        reply = await self.signed(identity, message)
+        return Authorization(reply.get("authorized") is True, text(reply, "reason"))
+
+    async def polo_receipts(
+        self, receipts: Sequence[SignedReceipt]
+    ) -> list[dict[str, Any]]:
+        """Have receipts counted (extension ``receipts``); 1 to 100 of them.
+
+        Returns one result for each, in their order: ``task_id`` and ``status``,
+        which is ``counted``, ``known`` or ``refused`` (then with a ``reason``). May
+        be repeated: what was counted is then known.
+        """
+        rows = [msgspec.to_builtins(receipt) for receipt in receipts]
+        results = _dicts(
+            await self.request({"type": "polo_receipts", "receipts": rows}), "results"
+        )
+        if len(results) != len(rows):
+            raise ProtocolError("the registry's reply has not one result per receipt")
+        return results
+
+    async def list_receipts(
+        self,
+        identity: Identity | None,
+        node_id: int,
+        *,
+        cursor: str = "",
+        limit: int = 100,
+        admin_token: str = "",
+    ) -> dict[str, Any]:
+        """Show what a node's score is made of (extension ``receipts``).
+
+        The node itself asks, or the administrator. The reply has ``receipts``,
+        newest first, ``next_cursor``, ``base``, ``folded`` and ``score``.
+        """
+        message: dict[str, Any] = {
+            "type": "list_receipts",
+            "node_id": node_id,
+            "cursor": cursor,
+            "limit": limit,
+        }
+        if identity is not None:
+            return await self.signed(identity, message)
+        return await self.request({**message, "admin_token": admin_token})
 
     # Private
 

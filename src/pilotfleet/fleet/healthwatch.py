@@ -1,8 +1,10 @@
-"""Listen to the health events of a fleet on its broker."""
+"""Listen to what the agents of a fleet publish about themselves on its broker."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -11,21 +13,34 @@ from pilotfleet.protocol.ipc.commands import Command
 from pilotfleet.protocol.services.events import EVENT_PORT, EventDecoder, encode_event
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pilotfleet.client.daemon import DaemonClient
 
 __all__ = ["HealthWatch"]
 
-TOPIC = "fleet.health"
-MAX_AGENTS = 100_000
-DIAL_S = 30.0
+TOPICS: Final = "fleet.*"
+HEALTH: Final = "fleet.health"
+TASK: Final = "fleet.task"
+MAX_AGENTS: Final = 100_000
+DIAL_S: Final = 30.0
+
+
+MAX_STATES: Final = 8
+FRESH_S: Final = 60.0
+"""An agent that was silent for longer is not counted."""
 
 
 class HealthWatch:
-    """Counts health events and keeps the last one of each agent."""
+    """Counts health and task events, and keeps the last health of each agent."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.events = 0
         self.agents: dict[str, dict[str, Any]] = {}
+        self._heard: dict[str, float] = {}
+        self._runs = 0
+        self._failed_runs = 0
 
     async def run(self, client: DaemonClient) -> None:
         """Subscribe at the broker of the client's agent; runs until cancelled.
@@ -35,18 +50,46 @@ class HealthWatch:
         """
         address = Address.parse((await client.request_json(Command.INFO))["address"])
         stream = await client.dial(address, EVENT_PORT, timeout=DIAL_S)
-        await stream.write(encode_event(TOPIC))
+        await stream.write(encode_event(TOPICS))
         decoder = EventDecoder()
         while data := await stream.read():
             for event in decoder.feed(data):
-                self._take(event.payload)
+                self._take(event.topic, event.payload)
 
-    def _take(self, payload: bytes) -> None:
+    def status(self) -> dict[str, Any]:
+        """Return how many agents are idle, busy and so on, and what they have run."""
+        since = self._clock() - FRESH_S
+        states = Counter(
+            str(self.agents[agent].get("status", ""))[:32]
+            for agent, heard in self._heard.items()
+            if heard >= since
+        )
+        return {
+            "events": self.events,
+            "agents": dict(states.most_common(MAX_STATES)),
+            "runs": self._runs,
+            "failed_runs": self._failed_runs,
+        }
+
+    def _take(self, topic: str, payload: bytes) -> None:
         try:
-            health = msgspec.json.decode(payload, type=dict[str, Any])
+            event = msgspec.json.decode(payload, type=dict[str, Any])
         except msgspec.DecodeError:
             return
+        if topic == HEALTH:
+            self._take_health(event)
+        elif topic == TASK:
+            self._take_runs(event.get("tasks"))
+
+    def _take_health(self, health: dict[str, Any]) -> None:
         self.events += 1
         agent = str(health.get("agent", ""))
         if agent in self.agents or len(self.agents) < MAX_AGENTS:
             self.agents[agent] = health
+            self._heard[agent] = self._clock()
+
+    def _take_runs(self, tasks: Any) -> None:
+        for task in tasks if isinstance(tasks, list) else ():
+            if isinstance(task, dict):
+                self._runs += 1
+                self._failed_runs += task.get("status") != "SUCCEEDED"

@@ -3,6 +3,10 @@
 The decisions are made in :mod:`pilotfleet.fleet.schedule`. This shell reads tasks
 while the schedule has room, refreshes what it knows about workers, carries calls to
 the daemon and pushes back, and hands results out. Nothing polls for a task.
+
+With a ``run_id`` of an earlier run it goes on with that one: the daemon still has all
+attempts at tasks whose results were not taken. So a program that keeps its tasks, the
+run's id and the results may be killed at any moment, and so may the daemon.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.errors import Closed, PilotError
+from pilotfleet.fleet.actions import Inspect
 from pilotfleet.fleet.roster import WorkerInfo, worker_info
 from pilotfleet.fleet.schedule import (
     Action,
@@ -32,8 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import (
         AsyncGenerator,
         AsyncIterable,
+        Awaitable,
         Callable,
-        Coroutine,
         Sequence,
     )
 
@@ -49,6 +54,9 @@ MAX_COLLECTED: Final = 500
 """Task ids in one call."""
 SETTLE_S: Final = 5.0
 """How long the daemon may take at the end to hear what is not wanted any more."""
+DEADLINE_SLACK_S: Final = 2.0
+"""The daemon's deadline is later than ours, which ends the task with one reason; the
+daemon's is for when we are not there any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,19 @@ class OrchestratorConfig:
     """Between looks at who is there. Longer costs less, and notices later."""
     deliver_within_s: float = 60.0
     """A worker that cannot be told about its task for this long has lost it."""
+    select: Callable[[WorkerInfo], bool] | None = None
+    """Which of the agents with the tags are workers; None for all."""
+    groups: Callable[[], Sequence[str]] | None = None
+    """Asked at each look: only agents that carry one of these tags as well."""
+    offset: float = 0.0
+    """Workers are taken in a ring; where to begin, as a share of it. Several that use
+    the same workers begin at different places."""
+    quiet_s: float = 60.0
+    """When the source has had nothing to add for so long, or has ended, attempts of an
+    earlier run whose tasks it has not named are cancelled: those tasks are done."""
+    awaits_taken: bool = False
+    """Results stay with the daemon until :meth:`Orchestrator.taken` is called for each;
+    otherwise one is taken for safe as soon as the next one is asked for."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
 
@@ -86,13 +107,15 @@ class Orchestrator:
         self._schedule = Schedule(
             self._config.schedule, run_id=run_id or os.urandom(16).hex()
         )
+        self._continues = run_id is not None
         self._results: asyncio.Queue[TaskResult | None] = asyncio.Queue()
         self._has_room = asyncio.Event()
         self._has_all = False
-        self._calls: set[asyncio.Task[None]] = set()
+        self._calls: set[asyncio.Future[None]] = set()
         self._slots = asyncio.Semaphore(MAX_CALLS)
         self._collected: list[str] = []
         self._own: str | None = None
+        self._quiet: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
 
@@ -101,29 +124,66 @@ class Orchestrator:
         """Workers known at this moment."""
         return self._schedule.worker_count
 
+    def status(self) -> dict[str, int]:
+        """Return the numbers of ``workers`` and tasks at this moment.
+
+        Workers are ``busy`` or ``resting`` (after failures); tasks are ``open``, and
+        of these ``waiting`` for a worker; ``retried`` ones took more than one attempt.
+        """
+        return self._schedule.status()
+
+    def lost(self, agent: str, reason: str) -> None:
+        """Say that a worker is dead: what it had is done by others at once.
+
+        By address or by name; nothing happens if it is none of ours.
+        """
+        self._schedule.lost(agent, reason, self._clock())
+        self._work()
+
+    def cancel(self, task_id: str) -> None:
+        """Let go of a task: it is cancelled, and has no result."""
+        self._schedule.cancel(task_id, self._clock())
+        self._work()
+
+    async def refresh(self) -> None:
+        """Look at once at who is there, not only after a time.
+
+        Raises:
+            PilotError: Discovery fails; the workers known stay in use.
+        """
+        await self._refresh()
+
+    def taken(self, task_id: str) -> None:
+        """Say that a result is safe; only needed with ``awaits_taken``."""
+        self._schedule.taken(task_id)
+        self._work()
+
     async def run(
         self, tasks: AsyncIterable[TaskLine]
     ) -> AsyncGenerator[TaskResult, None]:
         """Run tasks and yield one result for each, in the order of their ends.
 
-        Ends when all tasks of the source are done. When the caller stops early, what
-        is under way is left to the workers.
+        Ends when all tasks of the source are done; a source may go on for ever. Each
+        id stands for one task in all the life of a run. When the caller stops early,
+        what is under way is left to the workers, and the result that was yielded last
+        counts as not taken.
 
         Raises:
             PilotError: The daemon went away, or refuses what is needed.
         """
-        await self._client.call("task.watch", **self._as_agent())
-        await self._refresh()
-        helpers = [
-            asyncio.ensure_future(helper)
-            for helper in (self._feed(tasks), self._read_pushes(), self._keep_fresh())
-        ]
-        for helper in helpers:
-            helper.add_done_callback(self._helper_done)
+        # What has ended meanwhile is pushed before the watch is answered, and more
+        # than fits the client would hold up the answer if nobody read.
+        helpers = [self._help(self._read_pushes())]
         try:
+            if self._continues:
+                await self._adopt()
+            await self._client.call("task.watch", **self._as_agent())
+            await self._refresh()
+            helpers += [self._help(self._feed(tasks)), self._help(self._keep_fresh())]
             while (result := await self._results.get()) is not None:
-                self._has_room.set()
                 yield result
+                if not self._config.awaits_taken:
+                    self.taken(result.id)
             for helper in helpers:
                 if helper.done() and not helper.cancelled():
                     helper.result()
@@ -133,20 +193,51 @@ class Orchestrator:
 
     # Helpers of a run
 
+    def _help(self, helper: Awaitable[None]) -> asyncio.Future[None]:
+        future = asyncio.ensure_future(helper)
+        future.add_done_callback(self._helper_done)
+        return future
+
+    async def _adopt(self) -> None:
+        """Find the attempts of an earlier run at the daemon."""
+        cursor = ""
+        while True:
+            page = await self._client.call(
+                "task.open",
+                prefix=self._schedule.prefix,
+                cursor=cursor,
+                **self._as_agent(),
+            )
+            for row in page.get("tasks", ()):
+                texts = [str(row.get(name)) for name in ("task_id", "to", "status")]
+                self._schedule.adopt(*texts)
+            cursor = str(page.get("next_cursor") or "")
+            if not cursor:
+                return
+
     async def _feed(self, tasks: AsyncIterable[TaskLine]) -> None:
+        self._await_quiet()
         async for line in tasks:
-            while not self._may_add():
+            if self._quiet is not None:
+                self._quiet.cancel()
+            while not self._schedule.has_room:
                 self._has_room.clear()
                 await self._has_room.wait()
             self._schedule.add(line, self._clock())
             self._work()
+            self._await_quiet()
+        self._give_up_past()
         self._has_all = True
         self._work()
 
-    def _may_add(self) -> bool:
-        """Bound what is open and what nobody has fetched."""
-        unread = self._results.qsize() < self._config.schedule.max_open
-        return self._schedule.has_room and unread
+    def _await_quiet(self) -> None:
+        if self._schedule.has_past:
+            loop = asyncio.get_running_loop()
+            self._quiet = loop.call_later(self._config.quiet_s, self._give_up_past)
+
+    def _give_up_past(self) -> None:
+        self._schedule.give_up_past()
+        self._work()
 
     async def _read_pushes(self) -> None:
         async for push in self._client.pushes():
@@ -162,23 +253,39 @@ class Orchestrator:
                 await self._refresh()
 
     async def _refresh(self) -> None:
-        workers: list[WorkerInfo] = []
-        cursor: str | None = None
+        groups: list[tuple[str, ...]] = [()]
+        if self._config.groups is not None:
+            groups = [(group,) for group in self._config.groups()]
         own = await self._own_address()
+        found: dict[str, WorkerInfo] = {}
+        for group in groups:
+            async for info in self._discover((*self._config.tags, *group)):
+                if info.address != own and self._is_worker(info):
+                    found[info.address] = info
+        workers = list(found.values())
+        start = int(self._config.offset * len(workers))
+        self._schedule.set_workers([*workers[start:], *workers[:start]], self._clock())
+        self._work()
+
+    async def _discover(self, tags: Sequence[str]) -> AsyncGenerator[WorkerInfo, None]:
+        cursor: str | None = None
         while True:
-            query: dict[str, Any] = {"tags": list(self._config.tags), "limit": PAGE}
+            query: dict[str, Any] = {"tags": list(tags), "limit": PAGE}
             if cursor:
                 query["cursor"] = cursor
             page = await self._client.call(
                 "search", online=True, **query, **self._as_agent()
             )
-            infos = [worker_info(row) for row in page.get("agents", ())]
-            workers += [info for info in infos if info and info.address != own]
+            for row in page.get("agents", ()):
+                info = worker_info(row)
+                if info is not None:
+                    yield info
             cursor = page.get("next_cursor")
             if not cursor:
-                break
-        self._schedule.set_workers(workers, self._clock())
-        self._work()
+                return
+
+    def _is_worker(self, info: WorkerInfo) -> bool:
+        return self._config.select is None or self._config.select(info)
 
     async def _own_address(self) -> str:
         if self._own is None:
@@ -206,8 +313,9 @@ class Orchestrator:
                 await self._flush_collected()
 
     async def _stop(self, helpers: Sequence[asyncio.Future[None]]) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._quiet):
+            if timer is not None:
+                timer.cancel()
         running = [*helpers, *self._calls]
         for task in running:
             task.cancel()
@@ -249,6 +357,8 @@ class Orchestrator:
                 self._start(self._submit(action))
             case Cancel(wire_id):
                 self._start(self._cancel(wire_id))
+            case Inspect(wire_id):
+                self._start(self._inspect(wire_id))
             case Collect(wire_id):
                 if not self._collected:
                     self._start(self._collect_soon())
@@ -256,8 +366,8 @@ class Orchestrator:
             case Finished(result):
                 self._results.put_nowait(result)
 
-    def _start(self, call: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(call)
+    def _start(self, call: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(call)
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
 
@@ -270,12 +380,19 @@ class Orchestrator:
                     task=action.task,
                     task_id=action.wire_id,
                     wait=False,
+                    priority=action.priority,
+                    deadline_s=self._time_left(action),
                     deliver_within_s=self._config.deliver_within_s,
                     **self._as_agent(),
                 )
         except PilotError as error:
             self._schedule.submit_failed(action.wire_id, str(error), self._clock())
             self._work()
+
+    def _time_left(self, action: Submit) -> float | None:
+        if action.deadline is None:
+            return None
+        return max(action.deadline - self._clock(), 0.0) + DEADLINE_SLACK_S
 
     async def _cancel(self, wire_id: str) -> None:
         # It may have ended meanwhile, which is as good.
@@ -306,10 +423,26 @@ class Orchestrator:
         if not self._schedule.is_ours(wire_id):
             return
         is_cut = "results" not in push and push.get("result_size", 0) > 0
-        if is_cut and push.get("status") == "SUCCEEDED":
+        is_wanted = push.get("status") == "SUCCEEDED" and self._schedule.is_live(
+            wire_id
+        )
+        if is_cut and is_wanted:
             self._start(self._fetch(push))
         else:
             self._apply(push, str(push.get("results", "")))
+
+    async def _inspect(self, wire_id: str) -> None:
+        """Ask how an attempt ended that an earlier run has submitted."""
+        try:
+            async with self._slots:
+                answer = await self._client.call(
+                    "task.show", task_id=wire_id, **self._as_agent()
+                )
+        except PilotError as error:
+            reason = f"how the attempt ended could not be read: {error}"
+            self._apply({"task_id": wire_id, "status": "EXPIRED", "error": reason}, "")
+        else:
+            self._on_update(_ended_push(answer.get("submitted") or {}, wire_id))
 
     async def _fetch(self, push: dict[str, Any]) -> None:
         """Get a result that was too long for a push, then apply the update."""
@@ -347,3 +480,12 @@ class Orchestrator:
 
     def _as_agent(self) -> dict[str, Any]:
         return {"agent": self._config.agent} if self._config.agent else {}
+
+
+def _ended_push(row: dict[str, Any], wire_id: str) -> dict[str, Any]:
+    """Return a row of ``task.show`` as the push that somebody else was sent."""
+    push = {**row, "task_id": wire_id}
+    push["justification"] = row.get("status_justification", "")
+    if row.get("result_type") == "file":
+        push["results"] = row.get("result_name", "")
+    return push

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import logging
 import os
 import shutil
 import signal
@@ -23,11 +24,15 @@ if TYPE_CHECKING:
 
 __all__ = ["ChildProcess", "find_program"]
 
+logger = logging.getLogger(__name__)
+
 PR_SET_PDEATHSIG: Final = 1
 """From ``linux/prctl.h``."""
 READY_POLL_S: Final = 0.02
 STOP_GRACE_S: Final = 10.0
 LOG_TAIL_BYTES: Final = 2_000
+MAX_LOG_BYTES: Final = 16 * 1024 * 1024
+"""A log that is larger becomes the old one; there are two files at most."""
 
 
 def find_program(name: str) -> str:
@@ -86,8 +91,10 @@ class ChildProcess:
         It gets its own session: an interrupt typed at the terminal must reach the
         launcher alone, which then stops the programs in the right order.
         """
-        _log_path(home, name).parent.mkdir(parents=True, exist_ok=True)
+        for path in (_log_path(home, name), _ready_path(home, name)):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _ready_path(home, name).unlink(missing_ok=True)
+        _rotate(_log_path(home, name))
         log = os.open(
             _log_path(home, name), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600
         )
@@ -103,6 +110,19 @@ class ChildProcess:
         """Where the program called ``name`` says that it is ready."""
         return _ready_path(home, name)
 
+    @staticmethod
+    def log_file(home: Path, name: str) -> Path:
+        """Where what the program called ``name`` says is kept."""
+        return _log_path(home, name)
+
+    @property
+    def has_large_log(self) -> bool:
+        """Whether it is time to bound the log."""
+        try:
+            return os.stat(self.log).st_size > MAX_LOG_BYTES
+        except OSError:  # Somebody removed it.
+            return False
+
     @property
     def pid(self) -> int:
         """The process ID."""
@@ -112,6 +132,15 @@ class ChildProcess:
     def is_running(self) -> bool:
         """Whether the process has not ended."""
         return self._process.returncode is None
+
+    @property
+    def exit_text(self) -> str:
+        """How the process ended, in words; empty while it runs."""
+        status = self._process.returncode
+        if status is None:
+            return ""
+        text = describe_exit(status)
+        return text if status >= 0 else f"it was {text}"
 
     async def wait_ready(self, timeout_s: float) -> dict[str, Any]:
         """Wait for the ready file and return its contents.
@@ -135,36 +164,50 @@ class ChildProcess:
         content: dict[str, Any] = msgspec.json.decode(self._ready.read_bytes())
         return content
 
-    async def wait(self) -> None:
-        """Wait until the process ends by itself.
-
-        Raises:
-            NotRunning: Always, when it has: no program of a fleet should.
-        """
+    async def wait(self) -> NotRunning:
+        """Wait until the process ends by itself; return how it did."""
         await self._process.wait()
-        raise self._ended()
+        return self._ended()
 
-    async def stop(self) -> None:
+    async def stop(
+        self,
+        signals: Sequence[signal.Signals] = (signal.SIGTERM,),
+        *,
+        grace_s: float | None = None,
+    ) -> None:
         """Ask the process to end; after a grace time, make it."""
         if not self.is_running:
             return
-        self._process.terminate()
+        for number in signals:
+            self._process.send_signal(number)
         try:
-            async with asyncio.timeout(STOP_GRACE_S):
+            async with asyncio.timeout(STOP_GRACE_S if grace_s is None else grace_s):
                 await self._process.wait()
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
             await self._process.wait()
 
+    def bound_log(self) -> None:
+        """Keep the end of a log that has grown too large as the old one. Blocks.
+
+        The program appends to the file that it has; so that is emptied, and what is
+        written between copy and cut is lost.
+        """
+        try:
+            with open(self.log, "r+b") as log, open(_old(self.log), "wb") as old:
+                os.fchmod(old.fileno(), 0o600)
+                log.seek(max(0, log.seek(0, os.SEEK_END) - MAX_LOG_BYTES))
+                shutil.copyfileobj(log, old)
+                log.truncate(0)
+        except OSError as error:
+            logger.warning("cannot bound log %s: %s", self.log, error.strerror)
+        else:
+            self._log_start = 0
+
     def _ended(self) -> NotRunning:
-        status = self._process.returncode
-        assert status is not None
-        how = (
-            describe_exit(status) if status >= 0 else f"it was {describe_exit(status)}"
-        )
         return NotRunning(
-            f"{self.title} ended ({how}): {self._last_line()}",
+            f"{self.title} ended ({self.exit_text}): {self._last_line()}",
             hint=f"its log is {self.log}",
         )
 
@@ -172,7 +215,7 @@ class ChildProcess:
         """Return what this process said last; advice for a person does not count."""
         with open(self.log, "rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(self._log_start, size - LOG_TAIL_BYTES))
+            file.seek(max(min(self._log_start, size), size - LOG_TAIL_BYTES))
             text = file.read().decode(errors="replace")
         lines = [line for line in text.splitlines() if line.strip()]
         said = [line for line in lines if not line.startswith("hint:")]
@@ -204,9 +247,20 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def _rotate(log: Path) -> None:
+    """Begin a new log if there is a large one."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.stat(log).st_size > MAX_LOG_BYTES:
+            os.replace(log, _old(log))
+
+
+def _old(log: Path) -> Path:
+    return log.with_name(f"{log.name}.1")
+
+
 def _log_path(home: Path, name: str) -> Path:
     return home / "logs" / f"{name}.log"
 
 
 def _ready_path(home: Path, name: str) -> Path:
-    return home / f"{name}.ready.json"
+    return home / "run" / f"{name}.json"

@@ -100,6 +100,15 @@ class HostConfig:
     """Signs what is posted to a webhook."""
     services_off: frozenset[int] = frozenset()
     """Ports of built-in services that shall not listen."""
+    polo: bool = True
+    """Sign receipts for finished tasks, by which scores change."""
+    polo_gate: bool = True
+    """Take tasks only of peers whose score is high enough."""
+    min_polo: int | None = None
+    """The score that a submitter needs; None: at least that of the worker."""
+    task_files: bool = False
+    """Mirror the tasks of every agent into files, as the official programs keep them.
+    Costs one small file for each change of a task."""
     data_exchange_base64: bool = False
     """Store every message as base64, not just what is no text."""
     data_exchange_max_frame: int = MAX_FRAME

@@ -18,9 +18,9 @@ RETRY_AFTER_S: Final = 2.0
 
 
 class Admission:
-    """Limits registrations, in all and by address. This host is exempt."""
+    """Limits what is dear, in all and by address. This host is exempt."""
 
-    __slots__ = ("_all", "_by_ip")
+    __slots__ = ("_all", "_by_ip", "_receipts", "_receipts_by_ip")
 
     def __init__(self, config: ServiceConfig) -> None:
         self._all = RateLimit(
@@ -28,6 +28,13 @@ class Admission:
         )
         self._by_ip = RateLimit(
             config.new_nodes_per_second_per_ip, burst=config.new_nodes_burst_per_ip
+        )
+
+        self._receipts = RateLimit(
+            config.receipts_per_second, burst=config.receipts_burst, max_keys=1
+        )
+        self._receipts_by_ip = RateLimit(
+            config.receipts_per_second_per_ip, burst=config.receipts_burst_per_ip
         )
 
     def admit(self, peer: PeerContext, now: float) -> None:
@@ -42,3 +49,15 @@ class Admission:
             raise Refused(
                 "rate limited: too many registrations", retry_after=RETRY_AFTER_S
             )
+
+    def admit_receipts(self, peer: PeerContext, count: int, now: float) -> None:
+        """Count receipts that are to be verified.
+
+        Raises:
+            Refused: There are too many now; the answer says when to come back.
+        """
+        if peer.is_local:
+            return
+        by_ip = self._receipts_by_ip.allow(peer.ip, now, count=count)
+        if not (by_ip and self._receipts.allow("", now, count=count)):
+            raise Refused("rate limited: too many receipts", retry_after=RETRY_AFTER_S)

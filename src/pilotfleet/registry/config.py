@@ -57,6 +57,24 @@ class ServiceConfig:
     new_nodes_burst_per_ip: float = 10_000.0
     """The burst of one address."""
 
+    receipts_per_second: float = 4_000.0
+    """Receipts from other hosts that are taken on; above it the sender is told
+    to come back. Each costs two verifications, 0.25 ms of a core."""
+
+    receipts_burst: float = 40_000.0
+    """Receipts taken on at once after a quiet time."""
+
+    receipts_per_second_per_ip: float = 2_500.0
+    """The same for one address; a whole fleet may share one."""
+
+    receipts_burst_per_ip: float = 25_000.0
+    """The burst of one address."""
+
+    max_receipts: int = 500_000
+    """Receipts kept one by one, up to 1 KB of memory each. With more of them the
+    oldest become a sum before their 31 days are over, and what was completed
+    before that is not taken any more. At twice as many none are taken."""
+
     verified_signatures: int = 1 << 18
     """Signatures remembered as good, about 100 bytes each. Too few for the
     fleet, and every heartbeat costs a verification of 0.2 ms."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from pilotfleet.errors import DecodeError
@@ -26,12 +27,18 @@ if TYPE_CHECKING:
     from pilotfleet.registry.directory.nodes import Node
     from pilotfleet.transport.clock import Clock
 
-    Answer: TypeAlias = "Reply | Decision | Coroutine[Any, Any, Reply]"
-    """A reply is final; a decision has to be stored first."""
+    Decide: TypeAlias = Callable[[], Decision]
+    """Decides, as often as others change what was decided on."""
+    Answer: TypeAlias = "Reply | Decision | Coroutine[Any, Any, Reply | Decide]"
+    """A reply is final; a decision has to be stored first. A handler that waits
+    for something before it can decide returns how to decide then."""
     Handler: TypeAlias = Callable[["Desk", Request, PeerContext], Answer]
     """Reads the directory and decides. May be called again for one request."""
 
 __all__ = ["Desk"]
+
+VERIFYING_AT_ONCE: Final = 2
+"""Threads that verify receipts; more would starve the event loop."""
 
 SIGNATURE_FAILED: Final = "signature verification failed"
 SIGNATURE_MISSING: Final = "signature required for authenticated node"
@@ -51,6 +58,7 @@ class Desk:
         self.audit = AuditLog()
         self.admission = Admission(config)
         self.beacons = BeaconDirectory(config.beacon_addr)
+        self.verifying = asyncio.Semaphore(VERIFYING_AT_ONCE)
 
     def is_admin(self, request: Request) -> bool:
         """Tell whether the request carries the server's admin token."""

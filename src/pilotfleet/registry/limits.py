@@ -33,10 +33,10 @@ class RateLimit:
         self._paid_until: dict[Hashable, float] = {}
         self.denied = 0
 
-    def allow(self, key: Hashable, now: float) -> bool:
-        """Count one use, unless it is too early for it."""
+    def allow(self, key: Hashable, now: float, *, count: int = 1) -> bool:
+        """Count so many uses, unless it is too early for all of them."""
         start = max(self._paid_until.get(key, now), now)
-        end = start + self._step_s
+        end = start + count * self._step_s
         # The tolerance keeps rounding from denying the last of a burst.
         if end - now > self._burst_s + self._step_s * 1e-6:
             self.denied += 1

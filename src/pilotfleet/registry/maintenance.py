@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from pilotfleet.errors import Conflict
+from pilotfleet.registry.directory.folding import (
+    decide_close,
+    decide_fold,
+    decide_forget,
+)
+from pilotfleet.registry.directory.refusal import Refused
 from pilotfleet.registry.directory.registration import decide_reap
 from pilotfleet.registry.store.base import Change
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pilotfleet.registry.committer import Committer
     from pilotfleet.registry.config import ServiceConfig
     from pilotfleet.registry.directory.decision import Decision
@@ -23,7 +32,8 @@ GARBAGE_AT_ONCE: Final = 1_000
 
 
 class Maintenance:
-    """Sweeps stale nodes, writes last-seen times, deletes what is void."""
+    """Sweeps stale nodes, writes last-seen times, folds receipts, deletes what is
+    void."""
 
     def __init__(
         self, directory: Directory, committer: Committer, config: ServiceConfig
@@ -58,6 +68,7 @@ class Maintenance:
         if wall >= self._flush_at:
             self._flush_at = wall + self._config.flush_interval_s
             await self.flush()
+        await self._fold_receipts(int(wall))
         await self._delete_garbage()
 
     async def flush(self) -> None:
@@ -71,17 +82,24 @@ class Maintenance:
 
     async def _sweep(self, wall: float) -> None:
         for node in self._stale_nodes(wall):
-            try:
-                await self._reap(node, wall)
-            except Conflict:
-                # Another replica has just heard or reaped it.
-                continue
+            await self._reap(node, wall)
 
     async def _reap(self, node: Node, wall: float) -> None:
-        def decide() -> Decision:
-            return decide_reap(node, is_stale=self._is_stale(node, wall))
+        await self._commit(
+            lambda: decide_reap(node, is_stale=self._is_stale(node, wall))
+        )
 
-        await self._committer.commit(decide(), decide)
+    async def _fold_receipts(self, now: int) -> None:
+        directory, limit = self._directory, self._config.max_receipts
+        await self._commit(lambda: decide_close(directory, now=now, max_receipts=limit))
+        await self._commit(lambda: decide_fold(directory, now=now))
+        await self._commit(lambda: decide_forget(directory, now=now))
+
+    async def _commit(self, decide: Callable[[], Decision]) -> None:
+        # A conflict: another replica does the same just now, and that will do. What
+        # is still due is found next time.
+        with contextlib.suppress(Conflict, Refused):
+            await self._committer.commit(decide(), decide)
 
     def _stale_nodes(self, wall: float) -> list[Node]:
         """Return the stale ones among the next nodes, in the order of IDs."""

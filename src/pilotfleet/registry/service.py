@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.errors import Conflict, StorageError
 from pilotfleet.protocol.registry.messages import error_reply, text
+from pilotfleet.protocol.services.receipts import RECEIPTS_EXTENSION
 from pilotfleet.registry.binary_requests import answer_binary
 from pilotfleet.registry.committer import Committer
 from pilotfleet.registry.config import ServiceConfig
@@ -32,6 +33,7 @@ from pilotfleet.registry.handlers import (
     names,
     networks,
     nodes,
+    polo,
     trust,
 )
 from pilotfleet.registry.maintenance import Maintenance
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pilotfleet.protocol.registry.messages import Reply
-    from pilotfleet.registry.desk import Handler
+    from pilotfleet.registry.desk import Decide, Handler
     from pilotfleet.registry.directory.directory import Directory
     from pilotfleet.registry.store.base import Store
     from pilotfleet.transport.clock import Clock
@@ -55,7 +57,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-EXTENSIONS: Final = ("pipeline", "search", "mailbox-ack")
+EXTENSIONS: Final = ("pipeline", "search", "mailbox-ack", RECEIPTS_EXTENSION)
 """What this registry offers beyond the official one; told at registration."""
 MAX_TYPE_SHOWN: Final = 64
 WATCH_RETRY_S: Final = 1.0
@@ -69,6 +71,7 @@ _HANDLERS: Final[dict[str, Handler]] = {
     **members.HANDLERS,
     **listing.HANDLERS,
     **administration.HANDLERS,
+    **polo.HANDLERS,
     **enterprise.HANDLERS,
 }
 
@@ -145,8 +148,12 @@ class RegistryService:
             if isinstance(answer, dict):
                 return answer
             if isinstance(answer, Decision):
-                return await self._settle(answer, handler, request, peer)
-            return await answer
+                decide = self._repeat(handler, request, peer)
+                return await self._settle(answer, decide, request)
+            later = await answer
+            if isinstance(later, dict):
+                return later
+            return await self._settle(later(), later, request)
         except Refused as refusal:
             return error_reply(str(refusal), **refusal.facts)
         # Other replicas were faster again and again. Nothing was changed, so the client
@@ -195,23 +202,24 @@ class RegistryService:
         await self._committer.aclose()
         await self._maintenance.flush()
 
-    async def _settle(
-        self,
-        decision: Decision,
-        handler: Handler,
-        request: dict[str, Any],
-        peer: PeerContext,
-    ) -> Reply:
-        def redo() -> Decision:
+    def _repeat(
+        self, handler: Handler, request: dict[str, Any], peer: PeerContext
+    ) -> Decide:
+        def decide() -> Decision:
             again = handler(self._desk, request, peer)
             if isinstance(again, Decision):
                 return again
             assert isinstance(again, dict), "a handler that decides never waits"
             return Decision(again)
 
+        return decide
+
+    async def _settle(
+        self, decision: Decision, decide: Decide, request: dict[str, Any]
+    ) -> Reply:
         # Nobody is told before it is durable: a notified node asks at once, and a crash
         # in between must not leave it with news that never happened.
-        decision = await self._committer.commit(decision, redo)
+        decision = await self._committer.commit(decision, decide)
         if decision.seen:
             self.directory.touch(decision.seen, self._clock.wall())
             decision.reply["extensions"] = list(EXTENSIONS)

@@ -56,9 +56,11 @@ UNKNOWN_TYPE: Final = "unknown message type"
 OTHER: Final = "other"
 QUICK: Final = frozenset(
     {
+        "authorize_task_submit",
         "beacon_list",
         "check_trust",
         "get_network_policy",
+        "get_polo_score",
         "heartbeat",
         "list_networks",
         "lookup",

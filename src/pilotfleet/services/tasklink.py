@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from pilotfleet.errors import (
     ConnectionRefused,
@@ -37,7 +37,6 @@ from pilotfleet.protocol.services.taskstate import FINAL
 from pilotfleet.services.taskmessages import (
     acknowledged_key,
     acknowledgement,
-    message_of,
     official_messages,
     status_update,
 )
@@ -47,9 +46,9 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
 
-    from pilotfleet.node.cache import ExpiringCache
+    from pilotfleet.services.taskparts import LinkOwner, TaskAgent, TaskStream
 
-__all__ = ["LinkOwner", "LiveSession", "PeerLink", "TaskAgent", "TaskStream"]
+__all__ = ["LiveSession", "PeerLink"]
 
 # Of our choosing.
 IDLE_S: Final = 60.0
@@ -70,72 +69,6 @@ MAX_UNSENT: Final = 1 << 20
 """Bytes that wait in a session; what is sent of our own stops far below it."""
 FILL: Final = 256 * 1024
 READ_SIZE: Final = 65_536
-
-
-class TaskStream(Protocol):
-    """What a link needs of a stream."""
-
-    @property
-    def remote(self) -> SocketAddress:
-        """The other end."""
-
-    async def read(self, limit: int = ...) -> bytes:
-        """Return some bytes, or nothing at the end."""
-
-    async def write(self, data: bytes) -> None:
-        """Send bytes."""
-
-    async def close(self) -> None:
-        """End the stream."""
-
-    def abort(self) -> None:
-        """Break the stream off."""
-
-
-class TaskAgent(Protocol):
-    """What the task service needs of a hosted agent."""
-
-    @property
-    def name(self) -> str:
-        """The agent's name on its host."""
-
-    async def dial(
-        self, remote: SocketAddress, *, timeout: float | None = None
-    ) -> TaskStream:
-        """Open a stream to a peer."""
-
-
-class LinkOwner(Protocol):
-    """What a link needs of the task service."""
-
-    def now(self) -> float:
-        """Return monotonic seconds."""
-
-    def spawn(self, coro: Coroutine[Any, Any, Any], *, name: str) -> object:
-        """Run a coroutine as an owned task."""
-
-    async def receive(self, agent: str, peer: int, message: Message) -> Message | None:
-        """Apply a message; return the answer once its effect is durable."""
-
-    async def content(self, record: TaskRecord) -> bytes:
-        """Return the result of a task."""
-
-    def delivery_failed(self, record: TaskRecord, error: PilotError) -> None:
-        """Note that a task could not be delivered."""
-
-    def unreachable(self, agent: str, task_ids: list[str]) -> None:
-        """Note that the worker of these tasks cannot be reached."""
-
-    def link_idle(self, link: PeerLink) -> None:
-        """Note that a link has nothing to do and no session."""
-
-    @property
-    def dial_slots(self) -> asyncio.Semaphore:
-        """Limits the dials of all links together."""
-
-    @property
-    def official_peers(self) -> ExpiringCache[int, bool]:
-        """Peers that have no port 1010."""
 
 
 class LiveSession:
@@ -343,9 +276,8 @@ class PeerLink:
         while self._outbox and session.has_room:
             key = next(iter(self._outbox))
             record = self._outbox[key]
-            content = await self._owner.content(record)
+            message = await self._owner.message(record)
             self._outbox.pop(key, None)
-            message = message_of(record, content)
             if message is not None and not session.is_in_flight(message):
                 session.send(message, record)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from pilotfleet.protocol.services.tasks import (
     Ack,
     Cancel,
@@ -20,6 +22,7 @@ from pilotfleet.services.taskrecord import Pending, rfc3339
 
 if TYPE_CHECKING:
     from pilotfleet.protocol.services.tasksession import Key
+    from pilotfleet.services.receipts import Receipts
     from pilotfleet.services.taskrecord import TaskRecord
 
 __all__ = [
@@ -27,8 +30,35 @@ __all__ = [
     "acknowledgement",
     "message_of",
     "official_messages",
+    "session_message",
     "status_update",
 ]
+
+
+def session_message(
+    record: TaskRecord, content: bytes, receipts: Receipts, wall: float
+) -> Message | None:
+    """Return what one of our own nodes has to be told; None for nothing."""
+    message = message_of(record, content)
+    match message:
+        case Submit() if record.priority or record.deadline:
+            # What is left, and not a time: the two clocks may differ.
+            left_ms = max(int((record.deadline - wall) * 1000), 1)
+            return structs.replace(
+                message,
+                priority=record.priority,
+                deadline_ms=left_ms if record.deadline else 0,
+            )
+        case Results():
+            offer = receipts.offer(record, content)
+            if offer is not None:
+                return structs.replace(
+                    message,
+                    completed_unix=offer.receipt.completed_at,
+                    reward=offer.receipt.reward,
+                    receipt=offer.signature,
+                )
+    return message
 
 
 def message_of(record: TaskRecord, content: bytes) -> Message | None:

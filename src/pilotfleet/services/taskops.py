@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -19,6 +20,7 @@ from pilotfleet.errors import DecodeError, InvalidArgument, NotFound
 from pilotfleet.protocol.address import BACKBONE, BROADCAST_NODE, Address
 from pilotfleet.protocol.services.tasks import (
     ACCEPTED_STATUS,
+    MAX_PRIORITY,
     MAX_RESULT_TEXT,
     MAX_SENT_FILE,
     MAX_TEXT,
@@ -27,7 +29,10 @@ from pilotfleet.protocol.services.tasks import (
     format_task_id,
 )
 from pilotfleet.protocol.services.taskstate import Role, Status
-from pilotfleet.services.taskrecord import TaskKey, TaskRecord, rfc3339, task_row
+from pilotfleet.services.poloops import PoloOperations
+from pilotfleet.services.tasklisting import TaskListing
+from pilotfleet.services.taskparams import read_params
+from pilotfleet.services.taskrecord import TaskKey, TaskRecord
 from pilotfleet.services.taskserving import MAX_CONCURRENCY
 from pilotfleet.services.tasksreceived import Outcome
 from pilotfleet.services.taskuploads import Uploads
@@ -40,14 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TaskOperations"]
 
-MAX_LISTED: Final = 1_000
-"""Rows of ``task.list``; the newest ones."""
-MAX_REPLY: Final = 700_000
-"""Bytes of rows in one reply: a frame of the socket holds 1 MiB."""
 PIECE: Final = 128 * 1024
 """Bytes of a result in one reply."""
-
-_Wanted = TypeVar("_Wanted")
 
 
 class _Submit(msgspec.Struct):
@@ -56,6 +55,8 @@ class _Submit(msgspec.Struct):
     task_id: str = ""
     wait: bool = True
     deliver_within_s: float = 3600.0
+    priority: int = 0
+    deadline_s: float | None = None
 
 
 class _TaskId(msgspec.Struct):
@@ -73,10 +74,6 @@ class _SendResults(msgspec.Struct):
     filename: str = ""
     file_data: str = ""
     uploaded: bool = False
-
-
-class _List(msgspec.Struct):
-    type: str = ""
 
 
 class _Result(msgspec.Struct):
@@ -123,8 +120,6 @@ class TaskOperations:
             "task.decline": self.decline,
             "task.execute": self.execute,
             "task.send-results": self.send_results,
-            "task.list": self.list,
-            "task.queue": self.queue,
             "task.result": self.result,
             "task.cancel": self.cancel,
             "task.part": self.part,
@@ -134,14 +129,22 @@ class TaskOperations:
             "task.release": self.release,
             "task.watch": self.watch,
             "task.collect": self.collect,
+            **TaskListing(self._service).table(),
+            **PoloOperations(self._service).table(),
         }
 
     async def submit(
         self, session: PushSession, agent: Any, params: dict[str, Any]
     ) -> dict[str, Any]:
         """Give a task to a peer."""
-        wanted = _read(params, _Submit)
+        wanted = read_params(params, _Submit)
         peer = await self._resolve(agent, wanted.target)
+        if abs(wanted.priority) > MAX_PRIORITY:
+            raise InvalidArgument(
+                f"priority {wanted.priority} is not -{MAX_PRIORITY} to {MAX_PRIORITY}"
+            )
+        if wanted.deadline_s is not None and not 0 < wanted.deadline_s < math.inf:
+            raise InvalidArgument(f"deadline_s {wanted.deadline_s} is not above zero")
         now = self._service.wall()
         record = TaskRecord(
             agent=agent.name,
@@ -152,6 +155,8 @@ class TaskOperations:
             to_addr=str(Address(BACKBONE, peer)),
             description=wanted.task,
             created=now,
+            priority=wanted.priority,
+            deadline=now + wanted.deadline_s if wanted.deadline_s else 0.0,
             deliver_by=now + wanted.deliver_within_s,
         )
         if wanted.wait:
@@ -170,7 +175,7 @@ class TaskOperations:
         self, session: PushSession, agent: Any, params: dict[str, Any]
     ) -> dict[str, Any]:
         """Accept a received task."""
-        task_id = _read(params, _TaskId).task_id
+        task_id = read_params(params, _TaskId).task_id
         record = await self._service.open_received(agent.name, task_id)
         await self._service.received.accept(record)
         return _answer(record, "Task accepted")
@@ -179,7 +184,7 @@ class TaskOperations:
         self, session: PushSession, agent: Any, params: dict[str, Any]
     ) -> dict[str, Any]:
         """Decline a received task."""
-        wanted = _read(params, _Decline)
+        wanted = read_params(params, _Decline)
         record = await self._service.open_received(agent.name, wanted.task_id)
         await self._service.received.decline(record, wanted.justification[:MAX_TEXT])
         answer = _answer(record, "Task declined")
@@ -201,7 +206,7 @@ class TaskOperations:
         self, session: PushSession, agent: Any, params: dict[str, Any]
     ) -> dict[str, Any]:
         """Give the results of a task, as text or as a file."""
-        wanted = _read(params, _SendResults)
+        wanted = read_params(params, _SendResults)
         record = await self._service.open_received(agent.name, wanted.task_id)
         content = self._content(session, wanted)
         name = base_name(wanted.filename) if wanted.filename else ""
@@ -221,40 +226,11 @@ class TaskOperations:
             answer |= {"filename": name, "file_size": len(content)}
         return answer
 
-    async def list(
-        self, session: PushSession, agent: Any, params: dict[str, Any]
-    ) -> dict[str, Any]:
-        """List tasks, newest last."""
-        kind = _read(params, _List).type
-        if kind not in ("", *Role):
-            raise InvalidArgument(f"type {kind!r} is not received or submitted")
-        records: list[TaskRecord] = []
-        for role in (Role(kind),) if kind else tuple(Role):
-            records += await self._service.tasks_of(agent.name, role, MAX_LISTED)
-        records.sort(key=lambda record: record.created, reverse=True)
-        return {"tasks": _fitting([task_row(record) for record in records])[::-1]}
-
-    async def queue(
-        self, session: PushSession, agent: Any, params: dict[str, Any]
-    ) -> dict[str, Any]:
-        """List the accepted tasks in the order of execution."""
-        records = self._service.received.queue(agent.name)
-        rows = [
-            {
-                "task_id": record.task_id,
-                "description": record.description,
-                "from": record.from_addr,
-                "created_at": rfc3339(record.created),
-            }
-            for record in records
-        ]
-        return {"queue": _fitting(rows), "count": len(records)}
-
     async def result(
         self, session: PushSession, agent: Any, params: dict[str, Any]
     ) -> dict[str, Any]:
         """Return the results of a submitted task, or a piece of them."""
-        wanted = _read(params, _Result)
+        wanted = read_params(params, _Result)
         key = TaskKey(agent.name, Role.SUBMITTED, wanted.task_id)
         record = await self._service.store.get(key)
         content = await self._service.store.result(key)
@@ -266,7 +242,7 @@ class TaskOperations:
         answer: dict[str, Any] = {
             "task_id": record.task_id,
             "type": record.result_type,
-            "path": "",
+            "path": self._service.result_path(record),
         }
         if record.result_type == "file":
             answer |= {"content": record.result_name, "filename": record.result_name}
@@ -281,7 +257,7 @@ class TaskOperations:
         self, session: PushSession, agent: Any, params: dict[str, Any]
     ) -> dict[str, Any]:
         """End a submitted task."""
-        task_id = _read(params, _TaskId).task_id
+        task_id = read_params(params, _TaskId).task_id
         record = self._service.submitted.find(agent.name, task_id)
         if record is None:
             raise NotFound(f"task not found: {task_id}")
@@ -292,7 +268,7 @@ class TaskOperations:
         self, session: PushSession, agent: Any, params: dict[str, Any]
     ) -> dict[str, Any]:
         """Take a part of a result that does not fit one frame."""
-        wanted = _read(params, _Part)
+        wanted = read_params(params, _Part)
         data = _from_base64(wanted.data)
         return {"size": self._uploads.add(session, wanted.task_id, data)}
 
@@ -300,7 +276,7 @@ class TaskOperations:
         self, session: PushSession, agent: Any, params: dict[str, Any]
     ) -> dict[str, Any]:
         """Begin to offer tasks to this connection."""
-        wanted = _read(params, _Serve)
+        wanted = read_params(params, _Serve)
         if not 1 <= wanted.concurrency <= MAX_CONCURRENCY:
             raise InvalidArgument(f"concurrency is not 1 to {MAX_CONCURRENCY}")
         for name in wanted.agents:
@@ -320,7 +296,7 @@ class TaskOperations:
         self, session: PushSession, agent: Any, params: dict[str, Any]
     ) -> dict[str, Any]:
         """Take the outcome of an offered task. Durable when answered."""
-        wanted = _read(params, _Finish)
+        wanted = read_params(params, _Finish)
         record = self._service.received.find(agent.name, wanted.task_id)
         content = wanted.result.encode()
         if wanted.uploaded:
@@ -345,7 +321,9 @@ class TaskOperations:
         self, session: PushSession, agent: Any, params: dict[str, Any]
     ) -> dict[str, Any]:
         """Take an offered task back."""
-        record = self._service.received.find(agent.name, _read(params, _TaskId).task_id)
+        record = self._service.received.find(
+            agent.name, read_params(params, _TaskId).task_id
+        )
         self._service.serving.release(record)
         return {"task_id": record.task_id, "status": str(record.status)}
 
@@ -361,7 +339,7 @@ class TaskOperations:
         self, session: PushSession, agent: Any, params: dict[str, Any]
     ) -> dict[str, Any]:
         """Mark results as taken: they are not pushed again. Durable when answered."""
-        task_ids = _read(params, _Collect).task_ids
+        task_ids = read_params(params, _Collect).task_ids
         self._service.watchers.collected(agent.name, task_ids)
         await self._service.store.collect(agent.name, task_ids)
         return {"collected": len(task_ids)}
@@ -393,13 +371,6 @@ class TaskOperations:
         return wanted.results.encode()
 
 
-def _read(params: dict[str, Any], kind: type[_Wanted]) -> _Wanted:
-    try:
-        return msgspec.convert(params, kind)
-    except msgspec.ValidationError as error:
-        raise InvalidArgument(str(error)) from None
-
-
 def _from_base64(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
@@ -418,16 +389,6 @@ def _answer(record: TaskRecord, message: str) -> dict[str, Any]:
         "status": str(record.status),
         "message": message,
     }
-
-
-def _fitting(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return as many of the first rows as one reply holds."""
-    size = 0
-    for count, row in enumerate(rows):
-        size += len(msgspec.json.encode(row)) + 1
-        if size > MAX_REPLY:
-            return rows[:count]
-    return rows
 
 
 def _piece(content: bytes, offset: int, kind: str) -> tuple[bytes, int]:

@@ -55,6 +55,10 @@ class TaskRecord(msgspec.Struct):
     to_addr: str
     description: str
     created: float
+    priority: int = 0
+    """Of accepted tasks, the one with the highest is done first."""
+    deadline: float = 0.0
+    """When it is too late for the result, by this side's clock; 0 = never."""
     status: Status = Status.NEW
     justification: str = NEW_JUSTIFICATION
     accepted: float = 0.0
@@ -85,6 +89,10 @@ class TaskRecord(msgspec.Struct):
     def is_open(self) -> bool:
         """True while something may still happen to it, or must still be told."""
         return self.status not in FINAL or self.pending is not Pending.NOTHING
+
+    def is_overdue(self, wall: float) -> bool:
+        """Return whether the deadline has passed."""
+        return 0 < self.deadline < wall
 
     def move(self, event: Input, justification: str) -> bool:
         """Apply an input; return False, changing nothing, where it is not allowed."""
@@ -119,6 +127,11 @@ def task_row(record: TaskRecord) -> dict[str, Any]:
         "created_at": rfc3339(record.created),
         "category": str(record.role),
     }
+    if record.role is Role.SUBMITTED and record.result_type:
+        row["result_type"] = record.result_type
+        # The text of another kind of result may be a megabyte: it is asked for.
+        if record.result_name:
+            row["results"] = record.result_name
     if record.error:
         row["error"] = record.error
     return row

@@ -4,12 +4,14 @@ One service is shared by all agents of a host. A task lives in the table
 (:mod:`tasktable`) as one record on each side; :mod:`tasksubmitted` and
 :mod:`tasksreceived` hold the rules, :mod:`tasklink` tells the other node,
 :mod:`taskserving` and :mod:`taskwatch` tell local programs, and :mod:`taskops` is
-what those may ask.
+what those may ask. :mod:`receipts` signs for what was earned, and
+:mod:`receiptdelivery` tells the registry.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from contextlib import suppress
@@ -32,14 +34,16 @@ from pilotfleet.protocol.services.tasks import (
     StatusUpdate,
     Submit,
     SubmitResponse,
-    TaskFrameDecoder,
-    decode_message,
-    encode_message,
-    refusal_of,
 )
-from pilotfleet.protocol.services.taskstate import FINAL, Role
+from pilotfleet.protocol.services.taskstate import FINAL, Role, Status
+from pilotfleet.services import receiptrows, taskevents
+from pilotfleet.services.pologate import PoloGate, PoloGateConfig
+from pilotfleet.services.receiptdelivery import ReceiptDelivery
+from pilotfleet.services.receipts import Receipts
 from pilotfleet.services.taskgate import GateMode, TaskGate
 from pilotfleet.services.tasklink import PeerLink
+from pilotfleet.services.taskmessages import session_message
+from pilotfleet.services.taskofficial import serve_official
 from pilotfleet.services.taskops import TaskOperations
 from pilotfleet.services.taskrecord import Pending, TaskKey, TaskRecord
 from pilotfleet.services.taskserving import Serving
@@ -50,10 +54,13 @@ from pilotfleet.services.tasktable import Bounds, TaskTable
 from pilotfleet.services.taskwatch import Watchers, is_inline
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
     from pathlib import Path
 
-    from pilotfleet.services.tasklink import TaskStream
+    from pilotfleet.protocol.services.receipts import SignedReceipt
+    from pilotfleet.services.receiptdelivery import LedgerRegistry
+    from pilotfleet.services.taskfiles import TaskFiles
+    from pilotfleet.services.taskparts import TaskStream
     from pilotfleet.services.taskserving import PushSession
 
 __all__ = ["TaskConfig", "TaskHost", "TaskService"]
@@ -63,16 +70,15 @@ logger = logging.getLogger(__name__)
 # Of our choosing.
 CHECK_S: Final = 5.0
 """Between looks at the time limits; the reference looks every 10 and 30 s."""
+DEADLINE_CHECK_S: Final = 0.5
+"""Between looks at the deadlines, of which there are few."""
 PRUNE_S: Final = 300.0
 RETRY_PUSH_S: Final = 0.2
 """Between tries to tell a local program that did not read."""
-FRAME_LIMIT_S: Final = 60.0
-"""For the one frame of a connection to port 1003."""
 MAX_DIALS: Final = 64
 MAX_OFFICIAL_PEERS: Final = 65_536
 MAX_UNCOLLECTED: Final = 10_000
 """Results that a connection is told about when it begins to watch."""
-READ_SIZE: Final = 65_536
 
 
 class TaskHost(Protocol):
@@ -82,7 +88,15 @@ class TaskHost(Protocol):
     def agents(self) -> Mapping[str, Any]:
         """The hosted agents by name."""
 
-    def spawn(self, coro: Coroutine[Any, Any, Any], *, name: str) -> object:
+    @property
+    def event_sink(self) -> object:
+        """Takes events; None when nobody does."""
+
+    @property
+    def registry(self) -> LedgerRegistry:
+        """The registry's client."""
+
+    def spawn(self, coro: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
         """Run a coroutine as a task that the host owns."""
 
 
@@ -93,6 +107,11 @@ class TaskConfig:
     gate: GateMode = GateMode.TRUSTED
     bounds: Bounds = field(default_factory=Bounds)
     limits: Limits = field(default_factory=Limits)
+    polo: bool = True
+    """Whether receipts are made; without them no score changes."""
+    polo_gate: PoloGateConfig = field(default_factory=PoloGateConfig)
+    files: TaskFiles | None = None
+    """Where tasks are mirrored as the official programs keep them."""
 
 
 class TaskService:
@@ -111,13 +130,21 @@ class TaskService:
         self._host = host
         self.now = clock
         self.wall = wall
-        self.store = TaskStore(path, limits=config.limits)
+        self._files = config.files
+        self.store = TaskStore(path, limits=config.limits, files=config.files)
         self.table = TaskTable(self.store, bounds=config.bounds)
-        self.submitted = Submitted(self.table, wall=wall)
-        self.received = Received(self.table, wall=wall)
+        self.receipts = Receipts(self.store, host.agents, wall=wall, is_on=config.polo)
+        self.delivery = ReceiptDelivery(self.store, host)
+        self.submitted = Submitted(self.table, self.receipts, wall=wall)
+        self.received = Received(self.table, self.receipts, wall=wall)
         self.serving = Serving(self.received)
         self.watchers = Watchers()
         self.gate = TaskGate(config.gate, clock=clock)
+        self.polo_gate = PoloGate(
+            config.polo_gate,
+            clock=clock,
+            spawn=lambda coro: host.spawn(coro, name="polo gate"),
+        )
         self.dial_slots = asyncio.Semaphore(MAX_DIALS)
         self.official_peers: ExpiringCache[int, bool] = ExpiringCache(
             MAX_OFFICIAL_PEERS
@@ -153,6 +180,7 @@ class TaskService:
                 self._tell_peer(record)
             elif record.role is Role.SUBMITTED and self.has_agent(record.agent):
                 self._link(record.agent, record.peer).expect(record.task_id)
+        self.delivery.wake()
         self._host.spawn(self._keep_house(), name="task limits")
 
     def handlers(self) -> dict[int, Callable[[Any, Any], Awaitable[None]]]:
@@ -171,6 +199,10 @@ class TaskService:
         """Return the newest tasks of an agent; open ones as they are this moment."""
         kept = await self.store.tasks_of(agent, role, limit)
         return [self.table.find(agent, role, r.task_id) or r for r in kept]
+
+    def result_path(self, record: TaskRecord) -> str:
+        """Return the file that a result is mirrored to; empty for none."""
+        return "" if self._files is None else self._files.result_path(record)
 
     async def open_received(self, agent: str, task_id: str) -> TaskRecord:
         """Return a received task that has not ended.
@@ -197,40 +229,13 @@ class TaskService:
     # Inbound streams
 
     async def handle_official(self, agent: Any, stream: TaskStream) -> None:
-        """Serve one connection on port 1003: one frame, and close (section 2)."""
-        try:
-            async with asyncio.timeout(FRAME_LIMIT_S):
-                frame = await _read_frame(stream)
-                answer = frame and await self._answer_official(agent, stream, *frame)
-                if answer:
-                    await stream.write(encode_message(answer))
-        except DecodeError as error:
-            logger.debug("task frame from %s: %s", stream.remote, error)
-        except BaseException:
-            # A clean end would tell the peer that its frame was taken.
-            stream.abort()
-            raise
-        await stream.close()
+        """Serve one connection on port 1003."""
+        await serve_official(self.receive, agent.name, stream)
 
     async def handle_session(self, agent: Any, stream: TaskStream) -> None:
         """Serve a task session that a peer opened on port 1010."""
         link = self._link(agent.name, stream.remote.address.node)
         await link.start_session(stream)
-
-    async def _answer_official(
-        self, agent: Any, stream: TaskStream, frame_type: int, body: bytes
-    ) -> Message | None:
-        try:
-            message = decode_message(frame_type, body)
-        except DecodeError as error:
-            refusal = refusal_of(frame_type, body, str(error))
-            if refusal is None:
-                raise
-            return refusal
-        if not isinstance(message, Submit | StatusUpdate | Results):
-            raise DecodeError(f"task frame of type {frame_type} on port {TASK_PORT}")
-        answer = await self.receive(agent.name, stream.remote.address.node, message)
-        return answer if isinstance(message, Submit) else None
 
     # What links need (LinkOwner)
 
@@ -250,20 +255,25 @@ class TaskService:
                 if message.status in FINAL:
                     return Ack(message.task_id, FrameType.STATUS_UPDATE)
             case Results():
-                await self.submitted.take_results(agent, peer, message)
-                return Ack(message.task_id)
+                signature = await self.submitted.take_results(agent, peer, message)
+                return Ack(message.task_id, receipt=signature)
             case Cancel():
                 await self.received.cancel(agent, peer, message.task_id)
                 return Ack(message.task_id, FrameType.CANCEL)
             case Ping():
                 return Ack(message.task_id, FrameType.PING)
             case Ack():
-                self._told(agent, message)
+                await self._told(agent, peer, message)
         return None
 
     async def content(self, record: TaskRecord) -> bytes:
         """Return the result of a task."""
         return await self.table.result(record)
+
+    async def message(self, record: TaskRecord) -> Message | None:
+        """Return what a peer with task sessions has to be told of a task."""
+        content = await self.table.result(record)
+        return session_message(record, content, self.receipts, self.wall())
 
     def delivery_failed(self, record: TaskRecord, error: PilotError) -> None:
         """Note that a task could not be delivered."""
@@ -285,6 +295,9 @@ class TaskService:
         self.submitted.on_pending = self._tell_peer
         self.submitted.on_update = self._tell_watchers
         self.submitted.on_settled = self._settle
+        self.submitted.on_receipt = self._keep_receipt
+        self.delivery.on_counted = self._counted
+        self.received.on_taken = self._taken
         self.received.on_pending = self._tell_peer
         self.received.on_notice = self._notice
         self.received.on_queued = self.serving.offer
@@ -327,12 +340,10 @@ class TaskService:
     async def _receive_submission(
         self, agent: str, peer: int, message: Submit
     ) -> SubmitResponse:
-        refusal = await self.gate.refusal(self._host.agents[agent], peer)
-        if refusal is None and not _is_from(message.from_addr, peer):
-            refusal = "Task rejected: from_addr is not the sender"
+        record = received_record(agent, peer, message, now=self.wall())
+        refusal = await self._refusal(record)
         if refusal is not None:
             return SubmitResponse(message.task_id, REJECTED_STATUS, refusal)
-        record = received_record(agent, peer, message, now=self.wall())
         try:
             return await self.received.take_submission(record)
         except StorageError:
@@ -340,13 +351,43 @@ class TaskService:
             text = "Task could not be stored"
             return SubmitResponse(message.task_id, REJECTED_STATUS, text)
 
-    def _told(self, agent: str, message: Ack) -> None:
+    async def _refusal(self, record: TaskRecord) -> str | None:
+        """Return why a submission is not taken, or None when it may be."""
+        agent = self._host.agents[record.agent]
+        refusal = await self.gate.refusal(agent, record.peer)
+        if refusal is not None:
+            return refusal
+        if not _is_from(record.from_addr, record.peer):
+            return "Task rejected: from_addr is not the sender"
+        refusal = await self.polo_gate.refusal(agent, record.peer)
+        # Whoever was told that we keep a task is not told otherwise when it asks again.
+        if refusal is not None and await self.received.is_repeat(record):
+            return None
+        return refusal
+
+    async def _told(self, agent: str, peer: int, message: Ack) -> None:
         if message.of == FrameType.CANCEL:
             self.submitted.told(agent, message.task_id)
         elif message.of in (FrameType.SEND_RESULTS, FrameType.STATUS_UPDATE):
-            self.received.told(agent, message.task_id)
+            await self.received.told(agent, message.task_id, message.receipt)
+            if message.receipt:
+                self.polo_gate.forget(self._host.agents[agent].node_id, peer)
+
+    def _taken(self, record: TaskRecord) -> None:
+        if self._host.event_sink is not None:
+            taskevents.submitted(self._host.agents[record.agent], record)
+
+    def _keep_receipt(self, record: TaskRecord, receipt: SignedReceipt) -> None:
+        self.delivery.wake()
+        if self._host.event_sink is not None:
+            taskevents.polo_updated(self._host.agents[record.agent], receipt)
+
+    def _counted(self, receipt: SignedReceipt) -> None:
+        self.polo_gate.forget(receipt.submitter, receipt.worker)
 
     def _tell_watchers(self, record: TaskRecord, content: bytes) -> None:
+        if record.status is Status.SUCCEEDED and self._host.event_sink is not None:
+            taskevents.completed(self._host.agents[record.agent], record)
         self.watchers.tell(record, content)
         self._retry_pushes()
 
@@ -361,17 +402,30 @@ class TaskService:
         self._retry_pushes()
 
     async def _keep_house(self) -> None:
-        last_prune = self.now() - PRUNE_S
+        next_prune = next_check = self.now()
         while True:
-            for record in self.table:
-                side = self.received if record.role is Role.RECEIVED else self.submitted
-                side.check_limits(record)
-            self.serving.offer_all()
-            with suppress(StorageError):
-                if self.now() - last_prune >= PRUNE_S:
-                    last_prune = self.now()
-                    await self.store.prune(self.wall())
-            await asyncio.sleep(CHECK_S)
+            if self.now() >= next_check:
+                next_check = self.now() + CHECK_S
+                self._check_limits(self.table)
+                self.serving.offer_all()
+            else:
+                self._check_limits(self.table.overdue(self.wall()))
+            if self.now() >= next_prune:
+                next_prune = self.now() + PRUNE_S
+                self.delivery.wake()
+                await self._prune()
+            await asyncio.sleep(min(CHECK_S, DEADLINE_CHECK_S))
+
+    def _check_limits(self, records: Iterable[TaskRecord]) -> None:
+        for record in records:
+            side = self.received if record.role is Role.RECEIVED else self.submitted
+            side.check_limits(record)
+
+    async def _prune(self) -> None:
+        forget_receipts = functools.partial(receiptrows.prune, wall=self.wall())
+        with suppress(StorageError):
+            await self.store.prune(self.wall())
+            await self.store.run(forget_receipts)
 
 
 def _is_from(address: str, peer: int) -> bool:
@@ -380,12 +434,3 @@ def _is_from(address: str, peer: int) -> bool:
         return Address.parse(address).node == peer
     except DecodeError:
         return False
-
-
-async def _read_frame(stream: TaskStream) -> tuple[int, bytes] | None:
-    decoder = TaskFrameDecoder()
-    while data := await stream.read(READ_SIZE):
-        frames = decoder.feed(data)
-        if frames:
-            return frames[0]
-    return None

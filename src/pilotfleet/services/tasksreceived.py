@@ -1,32 +1,34 @@
 """The worker's side of tasks: its records and its queue.
 
 Deviations from the reference (section 3.2 lists its defects): a task is queued when
-it is accepted, the oldest accepted task is executed first, and the head limit counts
-from the moment a task becomes head.
+it is accepted, the most urgent and then the oldest accepted task is executed first,
+and the head limit counts from the moment a task becomes head.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.errors import Busy, Expired, InvalidState, NotFound
 from pilotfleet.protocol.services.tasks import (
     ACCEPTED_STATUS,
     MAX_DESCRIPTION,
+    MAX_PRIORITY,
     REJECTED_STATUS,
     Submit,
     SubmitResponse,
 )
 from pilotfleet.protocol.services.taskstate import FINAL, Input, Role, Status
+from pilotfleet.services.taskqueue import TaskQueue
 from pilotfleet.services.taskrecord import LONGEST_S, Pending, TaskRecord
 from pilotfleet.services.tasktable import when_done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from pilotfleet.services.receipts import Receipts
     from pilotfleet.services.tasktable import TaskTable
 
 __all__ = ["Outcome", "Received", "already", "received_record"]
@@ -41,6 +43,9 @@ COMPLETED: Final = "Task completed successfully"
 NO_RESPONSE: Final = "Task cancelled: no response within 1 minute"
 HEAD_EXPIRED: Final = "Task expired: at head of queue for over 1 hour"
 TOO_OLD: Final = "Task cancelled: no results within a week"
+OVERDUE: Final = "Task expired: its deadline has passed"
+
+_MAX_MS: Final = 10**12
 
 _REFUSED: Final = {
     Input.SUCCEED: "cannot receive results (status: {})",
@@ -76,10 +81,15 @@ class Outcome:
 class Received:
     """The records of tasks that were given to agents of this host."""
 
-    def __init__(self, table: TaskTable, *, wall: Callable[[], float]) -> None:
+    def __init__(
+        self, table: TaskTable, receipts: Receipts, *, wall: Callable[[], float]
+    ) -> None:
         self._table = table
+        self._receipts = receipts
         self._wall = wall
-        self._queues: dict[str, OrderedDict[str, TaskRecord]] = {}
+        self._queues: dict[str, TaskQueue] = {}
+        self.on_taken: Callable[[TaskRecord], None] = lambda record: None
+        """Called when a new task is on the disk."""
         self.is_served: Callable[[str], bool] = lambda agent: False
         """Whether a worker program takes the tasks of an agent by itself."""
         self.on_queued: Callable[[str], None] = lambda agent: None
@@ -110,11 +120,16 @@ class Received:
 
     def queue(self, agent: str) -> list[TaskRecord]:
         """Return the accepted tasks of an agent in the order of execution."""
-        return list(self._queues.get(agent, {}).values())
+        return list(self._queues.get(agent, ()))
 
     def head(self, agent: str) -> TaskRecord | None:
-        """Return the accepted task that is executed next."""
-        return next(iter(self._queues.get(agent, {}).values()), None)
+        """Return the accepted task that is executed next; expire those too late."""
+        now = self._wall()
+        while (queue := self._queues.get(agent)) and (record := queue.head):
+            if not record.is_overdue(now):
+                return record
+            self._expire(record)
+        return None
 
     async def take_submission(self, record: TaskRecord) -> SubmitResponse:
         """Keep a task that a peer submits; durable when it returns 200.
@@ -136,12 +151,16 @@ class Received:
             when_done(added, lambda: self._taken(record))
             if await asyncio.shield(added):
                 return SubmitResponse(record.task_id, ACCEPTED_STATUS, TAKEN)
-        # The store answers after all earlier writes, so a record in it is durable.
-        known = await self._table.store.get(record.key)
-        if known is not None and _is_same(known, record):
+        if await self.is_repeat(record):
             return SubmitResponse(record.task_id, ACCEPTED_STATUS, TAKEN)
         text = f"task {record.task_id} exists already"
         return SubmitResponse(record.task_id, REJECTED_STATUS, text)
+
+    async def is_repeat(self, record: TaskRecord) -> bool:
+        """Return whether this very submission is on the disk already."""
+        # The store answers after all earlier writes, so a record in it is durable.
+        known = await self._table.store.get(record.key)
+        return known is not None and _is_same(known, record)
 
     async def accept(self, record: TaskRecord) -> None:
         """Accept a new task.
@@ -180,7 +199,7 @@ class Received:
         await asyncio.shield(done)
 
     async def execute(self, agent: str) -> TaskRecord:
-        """Start the oldest accepted task.
+        """Start the accepted task that is next.
 
         Raises:
             NotFound: No task is accepted.
@@ -245,11 +264,16 @@ class Received:
             self.on_cancel(record)
             await asyncio.shield(done)
 
-    def told(self, agent: str, task_id: str) -> None:
-        """Note that the submitter knows how a task ended."""
+    async def told(self, agent: str, task_id: str, signature: str = "") -> None:
+        """Note that the submitter knows how a task ended, and what it signed."""
         record = self._table.find(agent, Role.RECEIVED, task_id)
-        if record is not None and record.pending is not Pending.NOTHING:
-            self._table.set(record, pending=Pending.NOTHING)
+        if record is None or record.pending is Pending.NOTHING:
+            return
+        receipt = None
+        if signature and record.pending is Pending.RESULTS:
+            content = await self._table.result(record)
+            receipt = self._receipts.countersigned(record, content, signature)
+        self._table.set(record, also=receipt, pending=Pending.NOTHING)
 
     def accept_waiting(self, agent: str) -> None:
         """Accept what is new: a worker program has begun to serve the agent."""
@@ -266,8 +290,11 @@ class Received:
         now = self._wall()
         if now - record.created > LONGEST_S:
             self._give_up(record)
+        elif record.is_overdue(now) and record.status not in FINAL:
+            self._expire(record)
         elif record.status is Status.NEW and now - record.created > ACCEPT_LIMIT_S:
-            self._end(record, Input.CANCEL, NO_RESPONSE)
+            waited = _ms(record.created, now)
+            self._end(record, Input.CANCEL, NO_RESPONSE, accepted=now, idle_ms=waited)
         elif self.head(record.agent) is record and now - record.staged > HEAD_LIMIT_S:
             self._end(record, Input.EXPIRE, HEAD_EXPIRED)
 
@@ -279,6 +306,7 @@ class Received:
             self.on_queued(record.agent)
 
     def _taken(self, record: TaskRecord) -> None:
+        self.on_taken(record)
         if self._table.find(record.agent, Role.RECEIVED, record.task_id) is not record:
             return
         if record.status is Status.NEW and self.is_served(record.agent):
@@ -301,7 +329,7 @@ class Received:
         record: TaskRecord,
         event: Input,
         justification: str,
-        fields: Mapping[str, object],
+        fields: Mapping[str, Any],
         content: bytes | None = None,
     ) -> asyncio.Future[None]:
         done = self._change(record, event, justification, fields, content)
@@ -315,7 +343,7 @@ class Received:
         record: TaskRecord,
         event: Input,
         justification: str,
-        fields: Mapping[str, object],
+        fields: Mapping[str, Any],
         content: bytes | None = None,
     ) -> asyncio.Future[None] | None:
         done = self._table.change(
@@ -331,12 +359,20 @@ class Received:
         if not done.cancelled() and done.exception() is not None:
             self._enqueue(record, first=True)
 
-    def _end(self, record: TaskRecord, event: Input, justification: str) -> None:
+    def _end(
+        self, record: TaskRecord, event: Input, justification: str, **fields: object
+    ) -> None:
         """End a task by a time limit; our submitters are told, official ones not."""
-        fields = {"pending": Pending.STATUS}
+        fields["pending"] = Pending.STATUS
         done = self._change(record, event, justification, fields)
         if done is not None:
             when_done(done, lambda: self.on_pending(record))
+
+    def _expire(self, record: TaskRecord) -> None:
+        is_executing = record.status is Status.EXECUTING
+        self._end(record, Input.EXPIRE, OVERDUE)
+        if is_executing:
+            self.on_cancel(record)
 
     def _give_up(self, record: TaskRecord) -> None:
         if record.status in FINAL:
@@ -348,28 +384,15 @@ class Received:
     def _enqueue(self, record: TaskRecord, *, first: bool = False) -> None:
         if record.status is not Status.ACCEPTED:
             return
-        # The head limit counts from now: the time it was executing is not waiting.
-        record.staged = 0.0
-        queue = self._queues.setdefault(record.agent, OrderedDict())
-        queue[record.task_id] = record
-        if first:
-            queue.move_to_end(record.task_id, last=False)
-        self._stage(queue)
+        queue = self._queues.setdefault(record.agent, TaskQueue())
+        queue.put(record, wall=self._wall(), first=first)
 
     def _dequeue(self, record: TaskRecord) -> None:
         queue = self._queues.get(record.agent)
-        if queue is None:
-            return
-        queue.pop(record.task_id, None)
-        if queue:
-            self._stage(queue)
-        else:
-            del self._queues[record.agent]
-
-    def _stage(self, queue: OrderedDict[str, TaskRecord]) -> None:
-        head = next(iter(queue.values()))
-        if not head.staged:
-            head.staged = self._wall()
+        if queue is not None:
+            queue.remove(record, wall=self._wall())
+            if not queue:
+                del self._queues[record.agent]
 
 
 def already(record: TaskRecord) -> InvalidState:
@@ -390,6 +413,10 @@ def received_record(
         to_addr=message.to_addr[:64],
         description=message.task_description,
         created=now,
+        priority=min(max(message.priority, -MAX_PRIORITY), MAX_PRIORITY),
+        deadline=now + min(message.deadline_ms, _MAX_MS) / 1000
+        if message.deadline_ms > 0
+        else 0.0,
     )
 
 

@@ -16,28 +16,32 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from pilotfleet.errors import Closed, StorageError
 from pilotfleet.protocol.services.taskstate import FINAL, Role, Status
+from pilotfleet.services import receiptrows
 from pilotfleet.services.taskrecord import Pending, TaskKey, TaskRecord
 from pilotfleet.transport.database import open_database
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Limits", "TaskStore"]
+    from pilotfleet.services.taskfiles import TaskFiles
 
-SCHEMA_VERSION: Final = 1
+__all__ = ["Limits", "TaskStore", "Work"]
+
+SCHEMA_VERSION: Final = 2
 _MAX_BATCH: Final = 2_000
 """Changes in one transaction; keeps the first of them from waiting for too many."""
 
-_SCHEMA: Final = """
+_SCHEMA: Final = f"""
 CREATE TABLE IF NOT EXISTS tasks (
     agent TEXT NOT NULL, role TEXT NOT NULL, task_id TEXT NOT NULL,
     peer INTEGER NOT NULL, from_addr TEXT NOT NULL, to_addr TEXT NOT NULL,
     description TEXT NOT NULL, created REAL NOT NULL,
+    priority INTEGER NOT NULL, deadline REAL NOT NULL,
     status TEXT NOT NULL, justification TEXT NOT NULL,
     accepted REAL NOT NULL, staged REAL NOT NULL, executing REAL NOT NULL,
     completed REAL NOT NULL, delivered REAL NOT NULL, deliver_by REAL NOT NULL,
@@ -54,7 +58,13 @@ CREATE TABLE IF NOT EXISTS results (
 );
 CREATE INDEX IF NOT EXISTS open_tasks ON tasks (created)
     WHERE pending != 0 OR status IN ('NEW', 'ACCEPTED', 'EXECUTING');
+{receiptrows.SCHEMA}
 """
+_ADDED_COLUMNS: Final = {
+    "priority": "INTEGER NOT NULL DEFAULT 0",
+    "deadline": "REAL NOT NULL DEFAULT 0",
+}
+"""What a file of version 1 lacks, beside whole tables."""
 
 _COLUMNS: Final = TaskRecord.__struct_fields__
 _KEY: Final = "agent = ? AND role = ? AND task_id = ?"
@@ -84,6 +94,7 @@ DELETE FROM tasks WHERE rowid IN (
     )
     WHERE created < :oldest OR done AND (age > :per_agent OR host_age > :total)
 )
+RETURNING agent, role, task_id, result_type, result_name
 """
 _PRUNE_RESULTS: Final = """
 DELETE FROM results WHERE NOT EXISTS (
@@ -92,7 +103,8 @@ DELETE FROM results WHERE NOT EXISTS (
 """
 
 _Answer = TypeVar("_Answer")
-_Work: TypeAlias = Callable[[sqlite3.Connection], Any]
+Work: TypeAlias = Callable[[sqlite3.Connection], _Answer]
+"""What the thread does inside a transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +120,23 @@ class Limits:
 
 
 class _Job(NamedTuple):
-    work: _Work
+    work: Work[Any]
     future: asyncio.Future[Any]
 
 
 class TaskStore:
     """The tasks of all agents of one daemon; an async context manager."""
 
-    def __init__(self, path: Path, *, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        limits: Limits | None = None,
+        files: TaskFiles | None = None,
+    ) -> None:
         self._path = path
         self._limits = limits or Limits()
+        self._files = files
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         """Work for the thread; None is the last of it."""
         self._closing = False
@@ -152,23 +171,40 @@ class TaskStore:
     def insert(self, record: TaskRecord) -> asyncio.Future[bool]:
         """Keep a new task; the answer is False when its key is taken."""
         values = _values(record, _COLUMNS)
-        return self._submit(
-            lambda database: database.execute(_INSERT, values).rowcount == 1
-        )
+        snapshot = self._files and self._files.snapshot(record)
+
+        def write(database: sqlite3.Connection) -> bool:
+            is_new = database.execute(_INSERT, values).rowcount == 1
+            if is_new and self._files and snapshot:
+                self._files.changed(snapshot, has_new_result=False)
+            return is_new
+
+        return self.run(write)
 
     def update(
-        self, record: TaskRecord, content: bytes | None = None
+        self,
+        record: TaskRecord,
+        content: bytes | None = None,
+        also: Work[None] | None = None,
     ) -> asyncio.Future[None]:
-        """Keep the present state of a task, with its result if there is one now."""
+        """Keep the present state of a task, with its result if there is one now.
+
+        ``also`` is done in the same transaction.
+        """
         key = record.key
         values = (*_values(record, _MUTABLE), *key)
+        snapshot = self._files and self._files.snapshot(record)
 
         def write(database: sqlite3.Connection) -> None:
             database.execute(_UPDATE, values)
             if content is not None:
                 database.execute(_KEEP_RESULT, (*key, content))
+            if also is not None:
+                also(database)
+            if self._files and snapshot:
+                self._files.changed(snapshot, has_new_result=content is not None)
 
-        return self._submit(write)
+        return self.run(write)
 
     def delete(self, key: TaskKey) -> asyncio.Future[None]:
         """Forget a task and its result."""
@@ -176,8 +212,10 @@ class TaskStore:
         def write(database: sqlite3.Connection) -> None:
             database.execute(f"DELETE FROM tasks WHERE {_KEY}", key)
             database.execute(f"DELETE FROM results WHERE {_KEY}", key)
+            if self._files:
+                self._files.forgotten(key, "", "")
 
-        return self._submit(write)
+        return self.run(write)
 
     def collect(self, agent: str, task_ids: list[str]) -> asyncio.Future[None]:
         """Mark the results of submitted tasks as taken."""
@@ -187,7 +225,7 @@ class TaskStore:
             statement = f"UPDATE tasks SET collected = 1 WHERE {_KEY}"
             database.executemany(statement, rows)
 
-        return self._submit(write)
+        return self.run(write)
 
     def get(self, key: TaskKey) -> asyncio.Future[TaskRecord | None]:
         """Find a task."""
@@ -196,18 +234,12 @@ class TaskStore:
             row = database.execute(f"{_SELECT} WHERE {_KEY}", key).fetchone()
             return None if row is None else _record(row)
 
-        return self._submit(read)
+        return self.run(read)
 
     def result(self, key: TaskKey) -> asyncio.Future[bytes | None]:
         """Find the result of a task."""
 
-        def read(database: sqlite3.Connection) -> bytes | None:
-            row = database.execute(
-                f"SELECT content FROM results WHERE {_KEY}", key
-            ).fetchone()
-            return None if row is None else bytes(row[0])
-
-        return self._submit(read)
+        return self.run(lambda database: _result(database, key))
 
     def open_tasks(self) -> asyncio.Future[list[TaskRecord]]:
         """Return what a restarted daemon has to go on with, oldest first."""
@@ -232,6 +264,22 @@ class TaskStore:
             (agent, limit),
         )
 
+    def unsettled(
+        self, agent: str, prefix: str, after: str, limit: int
+    ) -> asyncio.Future[list[TaskRecord]]:
+        """Return submitted tasks that have not ended, or ended and not collected.
+
+        Those whose id has the prefix and comes after ``after``, in order of the ids.
+        """
+        # All characters of an id come before the tilde.
+        return self._select(
+            f"{_SELECT} WHERE agent = ? AND role = 'submitted'"
+            " AND task_id > ? AND task_id >= ? AND task_id < ?"
+            " AND (NOT collected OR status IN ('NEW', 'ACCEPTED', 'EXECUTING'))"
+            " ORDER BY task_id LIMIT ?",
+            (agent, after, prefix, f"{prefix}~", limit),
+        )
+
     def prune(self, wall: float) -> asyncio.Future[int]:
         """Forget finished tasks over the limits; the answer is how many."""
         bounds = {
@@ -241,23 +289,19 @@ class TaskStore:
         }
 
         def write(database: sqlite3.Connection) -> int:
-            count = database.execute(_PRUNE, bounds).rowcount
-            if count:
+            gone = database.execute(_PRUNE, bounds).fetchall()
+            if gone:
                 database.execute(_PRUNE_RESULTS)
-            return count
+            if self._files:
+                for agent, role, task_id, kind, name in gone:
+                    self._files.forgotten(
+                        TaskKey(agent, Role(role), task_id), kind, name
+                    )
+            return len(gone)
 
-        return self._submit(write)
+        return self.run(write)
 
-    def _select(
-        self, query: str, values: tuple[object, ...] = ()
-    ) -> asyncio.Future[list[TaskRecord]]:
-        return self._submit(
-            lambda database: [_record(row) for row in database.execute(query, values)]
-        )
-
-    def _submit(
-        self, work: Callable[[sqlite3.Connection], _Answer]
-    ) -> asyncio.Future[_Answer]:
+    def run(self, work: Work[_Answer]) -> asyncio.Future[_Answer]:
         """Hand work to the thread. Its bound is the callers': each awaits its own."""
         future: asyncio.Future[_Answer] = self._loop.create_future()
         if self._closing:
@@ -266,26 +310,42 @@ class TaskStore:
             self._jobs.put(_Job(work, future))
         return future
 
+    def _select(
+        self, query: str, values: tuple[object, ...] = ()
+    ) -> asyncio.Future[list[TaskRecord]]:
+        return self.run(
+            lambda database: [_record(row) for row in database.execute(query, values)]
+        )
+
     def _write_forever(self, opened: asyncio.Future[None]) -> None:
         try:
             database = _open(self._path)
         except (sqlite3.Error, StorageError) as error:
             self._tell([(opened, None, _translated(error))])
             return
+        if self._files:
+            _restore(database, self._files)
         self._tell([(opened, None, None)])
         try:
             is_open = True
             while is_open:
                 batch, is_open = self._next_batch()
-                if batch:
-                    self._tell(_run(database, batch))
+                answers = _run(database, batch, self._files) if batch else []
+                if self._files:
+                    self._files.catch_up(
+                        lambda key: _result(database, key), wait=is_open
+                    )
+                self._tell(answers)
         finally:
             database.close()
 
     def _next_batch(self) -> tuple[list[_Job], bool]:
-        """Wait for work; the second part is False when there will be no more."""
+        """Wait for work, or until files are due; False when there will be no more."""
         batch: list[_Job] = []
-        job = self._jobs.get()
+        try:
+            job = self._jobs.get(timeout=self._files.pause if self._files else None)
+        except Empty:
+            return batch, True
         while job is not None:
             batch.append(job)
             if len(batch) >= _MAX_BATCH or self._jobs.empty():
@@ -313,12 +373,36 @@ def _open(path: Path) -> sqlite3.Connection:
         raise StorageError(
             f"{path} was written by a newer version ({version} > {SCHEMA_VERSION})"
         )
-    database.executescript(_SCHEMA)
-    database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    known = {row[1] for row in database.execute("PRAGMA table_info(tasks)")}
+    missing = [
+        f"{name} {kind}"
+        for name, kind in _ADDED_COLUMNS.items()
+        if known and name not in known
+    ]
+    upgrade = "".join(f"ALTER TABLE tasks ADD COLUMN {column};" for column in missing)
+    # In one piece, should we be killed here.
+    database.executescript(
+        f"BEGIN IMMEDIATE; {upgrade} {_SCHEMA}"
+        f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+    )
     return database
 
 
-def _run(database: sqlite3.Connection, batch: list[_Job]) -> list[_Answered]:
+def _restore(database: sqlite3.Connection, files: TaskFiles) -> None:
+    for agent in files.agents:
+        rows = database.execute(f"{_SELECT} WHERE agent = ?", (agent,))
+        files.restore(map(_record, rows), lambda key: _result(database, key))
+
+
+def _result(database: sqlite3.Connection, key: TaskKey) -> bytes | None:
+    query = f"SELECT content FROM results WHERE {_KEY}"
+    row = database.execute(query, key).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def _run(
+    database: sqlite3.Connection, batch: list[_Job], files: TaskFiles | None
+) -> list[_Answered]:
     """Do all work of a batch in one transaction."""
     try:
         database.execute("BEGIN IMMEDIATE")
@@ -330,9 +414,13 @@ def _run(database: sqlite3.Connection, batch: list[_Job]) -> list[_Answered]:
         # Whatever one piece of work raises, the thread and the others go on.
         if database.in_transaction:
             database.execute("ROLLBACK")
+        if files:
+            files.discard()
         if len(batch) > 1:
-            return [answer for job in batch for answer in _run(database, [job])]
+            return [answer for job in batch for answer in _run(database, [job], files)]
         return [(batch[0].future, None, _translated(error))]
+    if files:
+        files.commit()
     return answers
 
 

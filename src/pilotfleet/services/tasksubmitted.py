@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.errors import (
     AlreadyExists,
@@ -32,6 +32,7 @@ from pilotfleet.protocol.services.taskstate import (
     Input,
     Role,
     Status,
+    next_status,
     report_input,
 )
 from pilotfleet.services.taskrecord import LONGEST_S, Pending, TaskKey, TaskRecord
@@ -40,6 +41,8 @@ from pilotfleet.services.tasktable import when_done
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pilotfleet.protocol.services.receipts import SignedReceipt
+    from pilotfleet.services.receipts import Receipts
     from pilotfleet.services.tasktable import TaskTable
 
 __all__ = ["Submitted"]
@@ -51,6 +54,7 @@ NO_RESPONSE: Final = "Task cancelled: no response within 1 minute"
 STALLED: Final = "receiver did not return results within stall window"
 COMPLETED: Final = "Task completed with results"
 TOO_OLD: Final = "no results within a week"
+OVERDUE: Final = "Task expired: its deadline has passed"
 
 _MAX_MS: Final = 10**12
 
@@ -60,8 +64,11 @@ Done = asyncio.Future[None]
 class Submitted:
     """The records of tasks that agents of this host gave to others."""
 
-    def __init__(self, table: TaskTable, *, wall: Callable[[], float]) -> None:
+    def __init__(
+        self, table: TaskTable, receipts: Receipts, *, wall: Callable[[], float]
+    ) -> None:
         self._table = table
+        self._receipts = receipts
         self._wall = wall
         self._waiters: dict[TaskKey, asyncio.Future[SubmitResponse]] = {}
         self.on_pending: Callable[[TaskRecord], None] = lambda record: None
@@ -70,6 +77,10 @@ class Submitted:
         """Called after a change is durable; the second argument is the result."""
         self.on_settled: Callable[[TaskRecord], None] = lambda record: None
         """Called when nothing more is expected from the worker."""
+        self.on_receipt: Callable[[TaskRecord, SignedReceipt], None] = (
+            lambda record, receipt: None
+        )
+        """Called when a receipt is on the disk and may go to the registry."""
 
     def find(self, agent: str, task_id: str) -> TaskRecord | None:
         """Return an open submitted task."""
@@ -168,24 +179,27 @@ class Submitted:
         if done is not None and record.status in FINAL:
             await asyncio.shield(done)
 
-    async def take_results(self, agent: str, peer: int, message: Results) -> None:
+    async def take_results(self, agent: str, peer: int, message: Results) -> str:
         """Keep the results of a task, once. Durable when it returns.
 
-        Results of unknown tasks, of other nodes and repeats change nothing.
+        Results of unknown tasks, of other nodes and repeats change nothing. Returns
+        our signature under the receipt, if there is one.
         """
         record = self._known(agent, peer, message.task_id)
         if record is None:
             record = await self._late(agent, peer, message.task_id)
         if record is None:
-            return
+            return ""
         event = Input.FAIL if message.status == Status.FAILED else Input.SUCCEED
         try:
             kind, name, content = _content(message)
         except DecodeError as error:
             event, kind, name, content = Input.FAIL, "", "", b""
             message = Results(message.task_id, error=str(error))
+        if next_status(Role.SUBMITTED, record.status, event) is None:
+            return await self._receipts.signature_of(record)
         text = message.error[:MAX_TEXT]
-        fields = {
+        fields: dict[str, Any] = {
             "result_type": kind,
             "result_name": name,
             "result_size": len(content),
@@ -198,23 +212,17 @@ class Submitted:
             "pending": Pending.NOTHING,
         }
         reason = COMPLETED if event is Input.SUCCEED else text or "task failed"
-        done = self._move(record, event, reason, fields, content)
-        if done is not None:
-            await asyncio.shield(done)
+        receipt = None
+        if event is Input.SUCCEED:
+            receipt = self._receipts.co_sign(record, message, content)
+        await self._keep_results(record, event, reason, fields, content, receipt)
+        return "" if receipt is None else receipt.submitter_signature
 
     async def cancel(self, record: TaskRecord) -> None:
         """End a task that nobody wants any more. One that has ended stays as it is."""
-        # A submission that is on its way right now is cancelled when it is answered.
-        sent = record.pending is not Pending.SUBMIT
-        pending = Pending.CANCEL if sent else Pending.NOTHING
-        done = self._move(
-            record, Input.CANCEL, "Task cancelled by submitter", {"pending": pending}
-        )
-        if done is None:
-            return
-        if sent:
-            when_done(done, lambda: self.on_pending(record))
-        await asyncio.shield(done)
+        done = self._call_off(record, Input.CANCEL, "Task cancelled by submitter")
+        if done is not None:
+            await asyncio.shield(done)
 
     def told(self, agent: str, task_id: str) -> None:
         """Note that the worker knows of a cancellation."""
@@ -227,6 +235,9 @@ class Submitted:
         now = self._wall()
         if now - record.created > LONGEST_S:
             self._give_up(record)
+        elif record.is_overdue(now) and record.status not in FINAL:
+            # Told to the worker as well: its clock may have stood still.
+            self._call_off(record, Input.EXPIRE, OVERDUE)
         elif record.pending is Pending.SUBMIT:
             if now > record.deliver_by:
                 error = TimedOut(f"node {record.peer} does not answer")
@@ -237,6 +248,23 @@ class Submitted:
                 self._end(record, Input.CANCEL, NO_RESPONSE, retryable=True)
         elif record.status is Status.ACCEPTED and now - record.accepted > STALL_LIMIT_S:
             self._end(record, Input.EXPIRE, STALLED, retryable=True)
+
+    async def _keep_results(
+        self,
+        record: TaskRecord,
+        event: Input,
+        reason: str,
+        fields: dict[str, Any],
+        content: bytes,
+        receipt: SignedReceipt | None,
+    ) -> None:
+        if receipt is not None:
+            fields["also"] = self._receipts.keeping(record, receipt)
+        done = self._move(record, event, reason, fields, content)
+        assert done is not None, "the caller looked whether it may move"
+        if receipt is not None:
+            when_done(done, lambda: self.on_receipt(record, receipt))
+        await asyncio.shield(done)
 
     def _known(self, agent: str, peer: int, task_id: str) -> TaskRecord | None:
         record = self.find(agent, task_id)
@@ -254,6 +282,16 @@ class Submitted:
             self._table.remove(record)
             record.pending = Pending.NOTHING
             self.on_settled(record)
+
+    def _call_off(self, record: TaskRecord, event: Input, reason: str) -> Done | None:
+        """End a task and stop the worker."""
+        # A submission that is on its way right now is cancelled when it is answered.
+        sent = record.pending is not Pending.SUBMIT
+        pending = Pending.CANCEL if sent else Pending.NOTHING
+        done = self._move(record, event, reason, {"pending": pending})
+        if done is not None and sent:
+            when_done(done, lambda: self.on_pending(record))
+        return done
 
     def _give_up(self, record: TaskRecord) -> None:
         if record.status in FINAL:
@@ -277,7 +315,7 @@ class Submitted:
         record: TaskRecord,
         event: Input,
         justification: str,
-        fields: Mapping[str, object],
+        fields: Mapping[str, Any],
         content: bytes | None = None,
     ) -> Done | None:
         done = self._table.change(

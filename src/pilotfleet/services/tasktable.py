@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pilotfleet.protocol.services.taskstate import Input, Role
     from pilotfleet.services.taskrecord import TaskKey, TaskRecord
-    from pilotfleet.services.taskstore import TaskStore
+    from pilotfleet.services.taskstore import TaskStore, Work
 
 __all__ = ["Bounds", "TaskTable", "when_done"]
 
@@ -47,6 +47,7 @@ class TaskTable:
         self._bytes = 0
         self._results: dict[TaskKey, bytes] = {}
         self._result_bytes = 0
+        self._with_deadline: dict[TaskKey, TaskRecord] = {}
 
     async def load(self) -> list[TaskRecord]:
         """Take over what an earlier run of the daemon left open."""
@@ -63,6 +64,11 @@ class TaskTable:
     def of(self, agent: str, role: Role) -> list[TaskRecord]:
         """Return the open tasks of an agent, oldest first."""
         return list(self._tables.get((agent, role), {}).values())
+
+    def overdue(self, wall: float) -> list[TaskRecord]:
+        """Return the open tasks whose deadline has passed."""
+        waiting = self._with_deadline.values()
+        return [record for record in waiting if record.is_overdue(wall)]
 
     def __iter__(self) -> Iterator[TaskRecord]:
         for table in list(self._tables.values()):
@@ -91,17 +97,23 @@ class TaskTable:
         justification: str,
         *,
         content: bytes | None = None,
+        also: Work[None] | None = None,
         **fields: Any,
     ) -> asyncio.Future[None] | None:
-        """Move a task on and set fields; None, and nothing done, if it may not move."""
+        """Move a task on and set fields; None, and nothing done, if it may not move.
+
+        ``content`` is its result; ``also`` is done in the same transaction.
+        """
         before = copy.copy(record)
         if not record.move(event, justification):
             return None
-        return self._apply(record, before, fields, content)
+        return self._apply(record, before, fields, content, also)
 
-    def set(self, record: TaskRecord, **fields: Any) -> asyncio.Future[None]:
+    def set(
+        self, record: TaskRecord, *, also: Work[None] | None = None, **fields: Any
+    ) -> asyncio.Future[None]:
         """Set fields of a task that stays in its state."""
-        return self._apply(record, copy.copy(record), fields, None)
+        return self._apply(record, copy.copy(record), fields, None, also)
 
     def remove(self, record: TaskRecord) -> None:
         """Forget a task as if it had never been."""
@@ -124,6 +136,7 @@ class TaskTable:
         before: TaskRecord,
         fields: dict[str, Any],
         content: bytes | None,
+        also: Work[None] | None,
     ) -> asyncio.Future[None]:
         for name, value in fields.items():
             setattr(record, name, value)
@@ -133,7 +146,7 @@ class TaskTable:
             self._put(record)
         else:
             self._drop(record)
-        future = self.store.update(record, content)
+        future = self.store.update(record, content, also)
         future.add_done_callback(functools.partial(self._updated, record, before))
         return future
 
@@ -156,11 +169,14 @@ class TaskTable:
         if record.task_id not in table:
             table[record.task_id] = record
             self._bytes += len(record.description)
+            if record.deadline:
+                self._with_deadline[record.key] = record
 
     def _drop(self, record: TaskRecord) -> None:
         table = self._tables.get((record.agent, record.role))
         if table is not None and table.get(record.task_id) is record:
             del table[record.task_id]
+            self._with_deadline.pop(record.key, None)
             self._bytes -= len(record.description)
             if not table:
                 del self._tables[record.agent, record.role]

@@ -46,6 +46,11 @@ async def test_folder_is_where_it_runs(tmp_path: Path) -> None:
     assert outcome.result == f"{tmp_path}\n"
 
 
+async def test_a_command_is_told_whose_task_it_has() -> None:
+    outcome = await shell("echo $PILOT_AGENT $PILOT_TASK_ID").run(job())
+    assert outcome.result == "worker-1 t-1\n"
+
+
 async def test_bytes_that_are_no_text_are_replaced() -> None:
     outcome = await shell(r"printf 'a\377b'").run(job())
     assert outcome.result == "a\ufffdb"

@@ -66,6 +66,14 @@ def test_search_signs_the_requester() -> None:
     assert signed_text(request) == "search:5"
 
 
+@pytest.mark.parametrize("kind", ["authorize_task_submit", "set_task_exec"])
+def test_recorded_text_of_a_request_of_release_1_9(kind: str) -> None:
+    services = Path(__file__).parents[2] / "vectors" / "services.json"
+    rows = json.loads(services.read_bytes())["polo"]["registry_messages_v1_9"]
+    (row,) = (row for row in rows if kind in row["json"])
+    assert signed_text(json.loads(row["json"])) == row["signed_text"]
+
+
 def test_wrongly_typed_numbers_are_signed_as_zero() -> None:
     assert signed_text({"type": "heartbeat", "node_id": "1"}) == "heartbeat:0"
 

@@ -44,7 +44,7 @@ task_ids = st.from_regex(r"[A-Za-z0-9-]{1,64}", fullmatch=True)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 numbers = st.integers(0, 1 << 53)
 messages = st.one_of(
-    st.builds(Submit, task_ids, texts, texts, texts),
+    st.builds(Submit, task_ids, texts, texts, texts, st.integers(-100, 100), numbers),
     st.builds(SubmitResponse, task_ids, st.sampled_from([200, 400]), texts),
     st.builds(StatusUpdate, task_ids, texts, texts),
     st.builds(
@@ -57,8 +57,11 @@ messages = st.one_of(
         time_cpu_ms=numbers,
         error=texts,
         retryable=st.booleans(),
+        completed_unix=numbers,
+        reward=numbers,
+        receipt=texts,
     ),
-    st.builds(Ack, task_ids, st.sampled_from([3, 4, 6, 7])),
+    st.builds(Ack, task_ids, st.sampled_from([3, 4, 6, 7]), texts),
     st.builds(Cancel, task_ids),
     st.builds(Ping, task_ids),
 )
@@ -85,6 +88,10 @@ def test_type_one_is_told_apart_by_its_status() -> None:
 def test_fields_of_ours_stay_away_from_official_peers() -> None:
     body = encode_message(Results("a", result_type="text", result_text="x"))[8:]
     assert set(json.loads(body)) == {"task_id", "result_type", "result_text"}
+    body = encode_message(Submit("a", "x", "from", "to"))[8:]
+    official = {"task_id", "task_description", "from_addr", "to_addr"}
+    assert set(json.loads(body)) == official
+    assert json.loads(encode_message(Ack("a"))[8:]) == {"task_id": "a"}
 
 
 @given(message=messages)

@@ -51,6 +51,12 @@ def test_every_open_task_can_be_cancelled_from_both_sides(status: Status) -> Non
         assert next_status(role, status, Input.CANCEL) is Status.CANCELLED
 
 
+@pytest.mark.parametrize("status", OPEN)
+def test_a_deadline_ends_every_open_task_on_both_sides(status: Status) -> None:
+    for role in Role:
+        assert next_status(role, status, Input.EXPIRE) is Status.EXPIRED
+
+
 @pytest.mark.parametrize("start", [Status.NEW])
 @pytest.mark.parametrize("role", Role)
 def test_every_status_can_be_reached(role: Role, start: Status) -> None:

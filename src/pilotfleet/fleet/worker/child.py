@@ -16,7 +16,7 @@ import threading
 from typing import IO, TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 __all__ = ["Child"]
@@ -37,6 +37,7 @@ class Child:
         data: bytes,
         *,
         folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
         max_output: int,
         max_errors: int,
     ) -> None:
@@ -46,6 +47,7 @@ class Child:
             command: The program and its arguments.
             data: What the program may read; it need not.
             folder: Where it runs; None is where we run.
+            environment: Its whole environment; None is ours.
             max_output: Bytes of standard output; with more, it is killed.
             max_errors: Bytes kept of the end of its standard error.
 
@@ -60,6 +62,7 @@ class Child:
             stderr=subprocess.PIPE,
             bufsize=0,
             cwd=folder,
+            env=environment,
             # A group of its own, so that all that it starts can be killed.
             start_new_session=True,
         )

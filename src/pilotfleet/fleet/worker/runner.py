@@ -1,7 +1,7 @@
 """Serve the tasks of one agent or of many, over one daemon's socket.
 
 The daemon offers at most ``concurrency`` tasks of each agent; they wait here for
-one of ``max_processes`` places, first come, first served, so no agent can crowd out
+one of ``max_processes`` places, which the agents take in turns, so none can crowd out
 another. What is not finished when the connection is lost belongs to the daemon
 again, so it is abandoned here.
 """
@@ -27,8 +27,9 @@ from pilotfleet.errors import (
     NotRunning,
     PilotError,
 )
+from pilotfleet.fleet.worker.fairqueue import FairPlaces
 from pilotfleet.fleet.worker.health import HEALTH_TOPIC, TASK_TOPIC, HealthBook
-from pilotfleet.fleet.worker.job import Job, Outcome
+from pilotfleet.fleet.worker.job import UNWANTED, Job, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -91,7 +92,7 @@ class Worker:
         self._config = config
         self._run_task = run_task
         self._on_serving = on_serving
-        self._places = asyncio.Semaphore(config.max_processes)
+        self._places = FairPlaces(config.max_processes)
         self._running: dict[_Key, asyncio.Task[None]] = {}
         self._waiting: set[_Key] = set()
         """Those of them that have not begun."""
@@ -153,7 +154,7 @@ class Worker:
                 case "task.cancel":
                     task = self._running.get((agent, str(push.get("task_id"))))
                     if task is not None:
-                        task.cancel()
+                        task.cancel(UNWANTED)
         raise Closed("the daemon closed the connection")
 
     def _start(self, client: DaemonClient, agent: str, task: dict[str, Any]) -> None:
@@ -178,7 +179,7 @@ class Worker:
             return
         self._waiting.add((agent, task_id))
         try:
-            await self._places.acquire()
+            await self._places.acquire(agent)
         finally:
             self._waiting.discard((agent, task_id))
         try:
@@ -187,6 +188,8 @@ class Worker:
             self._places.release()
         if await self._hand_in(client, agent, task_id, outcome):
             self._note_end(agent, task_id, outcome)
+        if outcome.on_kept is not None and not client.is_closed:
+            outcome.on_kept()
 
     async def _run_one(self, job: Job) -> Outcome:
         self._book.started(job.agent)

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import socket
-import struct
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +26,7 @@ from pilotfleet.protocol.ipc.commands import (
     pack_received_datagram,
 )
 from pilotfleet.protocol.ipc.framing import MAX_JSON, encode_frame
+from pilotfleet.transport.peeruser import is_own_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,6 @@ MAX_CLIENTS: Final = 1024
 BACKLOG: Final = 128
 CLOSE_S: Final = 3.0
 """How long clients get to read what was sent before the daemon closes."""
-_PEER: Final = struct.Struct("3i")
 
 
 class IpcServer:
@@ -121,7 +120,8 @@ class IpcServer:
 
     def admit(self, session: IpcSession, transport: asyncio.Transport) -> bool:
         """Tell whether a client that has just connected may stay."""
-        if len(self.sessions) >= MAX_CLIENTS or not _is_same_user(transport):
+        peer = transport.get_extra_info("socket")
+        if len(self.sessions) >= MAX_CLIENTS or not is_own_user(peer):
             return False
         self.sessions.add(session)
         self._empty.clear()
@@ -291,17 +291,3 @@ def _listen(path: Path) -> socket.socket:
         raise
     listener.setblocking(False)
     return listener
-
-
-def _is_same_user(transport: asyncio.Transport) -> bool:
-    """Tell whether the other end runs as the same user as we do."""
-    peer = transport.get_extra_info("socket")
-    if not hasattr(socket, "SO_PEERCRED"):
-        # Elsewhere the socket's mode alone keeps others out.
-        return True
-    try:
-        raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-    except OSError:
-        return False
-    _, user, _ = _PEER.unpack(raw)
-    return bool(user == os.geteuid())

@@ -74,6 +74,12 @@ def _acknowledge(request: Request) -> str:
     return f"ack_handshakes:{node_number(request)}:{ids}"
 
 
+def _authorize(request: Request) -> str:
+    names = ("caller_node_id", "submitter_node_id", "receiver_node_id")
+    caller, submitter, receiver = (node_number(request, name) for name in names)
+    return f"authorize_task_submit:{caller}:{submitter}:{receiver}"
+
+
 def _search(request: Request) -> str:
     return f"search:{node_number(request, 'requester_id')}"
 
@@ -100,12 +106,14 @@ _TEXTS: Final[Mapping[str, Callable[[Request], str]]] = {
     "invite_to_network": _invite,
     "poll_invites": _own("poll_invites"),
     "respond_invite": _network("respond_invite"),
+    "authorize_task_submit": _authorize,
     "search": _search,
     "ack_handshakes": _acknowledge,
+    "list_receipts": _own("list_receipts"),
 }
 
 SIGNED_TYPES: Final = frozenset(_TEXTS)
-"""Message types that a node signs; the last two are extensions."""
+"""Message types that a node signs; the last three are extensions."""
 
 
 def signed_text(request: Request) -> str:

@@ -3,10 +3,9 @@
 A frame is a type, a length and JSON. On the official port 1003 a connection
 carries one frame and is closed by the receiver; a SUBMIT is answered by one frame
 of the same type. On our port 1010 the same frames flow in both directions, any
-number per write, and two types are added: ACK and CANCEL. Fields that only our
-nodes write (``status``, ``error`` and ``retryable`` of results) are left out when
-they say nothing, so a port-1003 frame is byte for byte what the official program
-writes.
+number per write, and three types are added: ACK, CANCEL and PING. Fields that only
+our nodes write are left out when they say nothing, so a port-1003 frame is byte for
+byte what the official program writes.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ __all__ = [
     "MAX_DESCRIPTION",
     "MAX_FILENAME",
     "MAX_FRAME",
+    "MAX_PRIORITY",
     "MAX_RESULT_TEXT",
     "MAX_SENT_FILE",
     "MAX_TEXT",
@@ -68,6 +68,8 @@ SESSION_PORT: Final = 1010
 MAX_SENT_FILE: Final = (MAX_FRAME - 65_536) // 4 * 3
 """Longest file that fits a frame as base64, beside the other fields: 12 MiB. The
 specification's limit of 15 MiB lies beyond what a frame can hold."""
+MAX_PRIORITY: Final = 100
+"""Priorities lie between minus this and this; the higher one is done first."""
 MAX_TEXT: Final = 4_096
 """Justifications, messages and errors are cut to this many characters."""
 
@@ -91,13 +93,17 @@ class FrameType(IntEnum):
     """Session only."""
 
 
-class Submit(msgspec.Struct, frozen=True):
+class Submit(msgspec.Struct, frozen=True, omit_defaults=True):
     """A task on its way from submitter to worker."""
 
     task_id: str
     task_description: str
     from_addr: str = ""
     to_addr: str = ""
+    priority: int = 0
+    """Session only."""
+    deadline_ms: int = 0
+    """Session only: how long it may still take; 0 for as long as it likes."""
 
 
 class SubmitResponse(msgspec.Struct, frozen=True):
@@ -140,6 +146,12 @@ class Results(msgspec.Struct, frozen=True, omit_defaults=True):
     """Session only: why it failed."""
     retryable: bool = False
     """Session only: the task itself is not to blame; another worker may succeed."""
+    completed_unix: int = 0
+    """Session only, as are the next two: the facts of the receipt that are not in
+    other fields."""
+    reward: int = 0
+    receipt: str = ""
+    """The worker's signature under the receipt, in base64."""
 
 
 class Ack(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -148,6 +160,8 @@ class Ack(msgspec.Struct, frozen=True, omit_defaults=True):
     task_id: str
     of: int = FrameType.SEND_RESULTS
     """The type of the acknowledged frame."""
+    receipt: str = ""
+    """For results: the submitter's signature under the receipt, in base64."""
 
 
 class Cancel(msgspec.Struct, frozen=True):
@@ -184,6 +198,8 @@ class _SubmitOrResponse(msgspec.Struct):
     task_description: str = ""
     from_addr: str = ""
     to_addr: str = ""
+    priority: int = 0
+    deadline_ms: int = 0
     status: int | None = None
     message: str = ""
 
@@ -326,4 +342,11 @@ def _read(decoder: msgspec.json.Decoder[_Decoded], body: bytes) -> _Decoded:
 def _split(both: _SubmitOrResponse) -> Submit | SubmitResponse:
     if both.status is not None:
         return SubmitResponse(both.task_id, both.status, both.message[:MAX_TEXT])
-    return Submit(both.task_id, both.task_description, both.from_addr, both.to_addr)
+    return Submit(
+        both.task_id,
+        both.task_description,
+        both.from_addr,
+        both.to_addr,
+        both.priority,
+        both.deadline_ms,
+    )

@@ -2,7 +2,7 @@
 
 Worker and submitter each keep their own record of a task, so there are two tables.
 The worker's is driven by its user or worker program, by its submitter's cancel and
-by two time limits. The submitter's follows the worker's reports, which may arrive
+by time limits. The submitter's follows the worker's reports, which may arrive
 late, twice or out of order: it never moves on from an end, except that EXPIRED is
 only the submitter's guess, which results replace whenever they come.
 
@@ -78,6 +78,7 @@ WORKER_TRANSITIONS: Final = {
     (Status.NEW, Input.ACCEPT): Status.ACCEPTED,
     (Status.NEW, Input.DECLINE): Status.DECLINED,
     (Status.NEW, Input.CANCEL): Status.CANCELLED,
+    (Status.NEW, Input.EXPIRE): Status.EXPIRED,
     (Status.ACCEPTED, Input.EXECUTE): Status.EXECUTING,
     (Status.ACCEPTED, Input.SUCCEED): Status.SUCCEEDED,
     (Status.ACCEPTED, Input.FAIL): Status.FAILED,
@@ -86,6 +87,7 @@ WORKER_TRANSITIONS: Final = {
     (Status.EXECUTING, Input.SUCCEED): Status.SUCCEEDED,
     (Status.EXECUTING, Input.FAIL): Status.FAILED,
     (Status.EXECUTING, Input.CANCEL): Status.CANCELLED,
+    (Status.EXECUTING, Input.EXPIRE): Status.EXPIRED,
     (Status.EXECUTING, Input.RELEASE): Status.ACCEPTED,
 }
 

@@ -112,6 +112,11 @@ class TunnelEndpoint(Upkeep):
         entry = self._peers.get(peer)
         return entry is not None and entry.session is not None
 
+    def peer_key(self, peer: int) -> bytes | None:
+        """Return the identity key of the peer, if it is known."""
+        entry = self._peers.get(peer)
+        return None if entry is None else entry.public_key
+
     def is_relayed(self, peer: int) -> bool:
         """Tell whether packets to the peer go through the beacon."""
         entry = self._peers.get(peer)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from pilotfleet.errors import StorageError
 from pilotfleet.registry.directory.hostnames import HostClaim, HostnameIndex
 from pilotfleet.registry.directory.idset import IdSet
+from pilotfleet.registry.directory.ledger import Ledger
 from pilotfleet.registry.directory.liveness import (
     OnlineTracker,
     decode_seen_block,
@@ -27,7 +28,6 @@ from pilotfleet.registry.directory.nodes import Node, NodeTable
 from pilotfleet.registry.directory.records import (
     Claim,
     MailRecord,
-    PoloRecord,
     decode_record,
     seen_key,
 )
@@ -50,7 +50,7 @@ _NO_MEMBERS: Final = IdSet()
 
 
 class Directory:
-    """Nodes, names, tags, networks, trust and mail, as the store holds them."""
+    """Nodes, names, tags, networks, trust, mail and scores, as the store has them."""
 
     def __init__(self, *, online_window_s: float = ONLINE_WINDOW_S) -> None:
         self.nodes = NodeTable()
@@ -58,8 +58,7 @@ class Directory:
         self.networks = NetworkTable()
         self.trust = TrustTable()
         self.mail: dict[int, Mailbox] = {}
-        self.polo: dict[int, tuple[int, int]] = {}
-        """Score and revision of the nodes that have one."""
+        self.ledger = Ledger()
         self.online = OnlineTracker(online_window_s)
         self._dirty_blocks: set[int] = set()
         self._loading = False
@@ -81,6 +80,8 @@ class Directory:
             "grant": self._apply_grant,
             "mail": self._apply_mail,
             "polo": self._apply_polo,
+            "receipt": self._apply_receipt,
+            "receipts": self._apply_closed,
             "seen": self._apply_seen,
         }
 
@@ -119,7 +120,8 @@ class Directory:
 
     def polo_score(self, node: int) -> int:
         """Return the reputation of a node."""
-        return self.polo.get(node, (0, 0))[0]
+        standing = self.ledger.standings.get(node)
+        return 0 if standing is None else standing.score
 
     def is_online(self, node: int) -> bool:
         """Tell whether the node was heard lately."""
@@ -292,11 +294,13 @@ class Directory:
             self.mail[int(rest)] = Mailbox(record, entry.revision)
 
     def _apply_polo(self, rest: str, entry: Entry) -> None:
-        if entry.value is None:
-            self.polo.pop(int(rest), None)
-        else:
-            score = decode_record(entry, PoloRecord).score
-            self.polo[int(rest)] = (score, entry.revision)
+        self.ledger.apply_standing(int(rest), entry)
+
+    def _apply_receipt(self, _: str, entry: Entry) -> None:
+        self.ledger.apply_receipt(entry)
+
+    def _apply_closed(self, _: str, entry: Entry) -> None:
+        self.ledger.apply_closed(entry)
 
     def _apply_seen(self, _: str, entry: Entry) -> None:
         if entry.value is None:

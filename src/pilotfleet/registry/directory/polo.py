@@ -1,23 +1,26 @@
-"""The old messages about reputation (registry.md section 6.16)."""
+"""What the administrator may do to a score (registry.md section 6.16)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+import msgspec
+
+from pilotfleet.protocol.services.polo import MAX_SCORE
 from pilotfleet.registry.directory.decision import Decision
-from pilotfleet.registry.directory.records import PoloRecord, encode_record, polo_key
+from pilotfleet.registry.directory.ledger import within_range
+from pilotfleet.registry.directory.records import encode_record, polo_key
 from pilotfleet.registry.directory.refusal import Refused
 from pilotfleet.registry.store.base import Change
 
 if TYPE_CHECKING:
     from pilotfleet.registry.directory.directory import Directory
+    from pilotfleet.registry.directory.nodes import Node
 
-__all__ = ["MAX_SCORE", "decide_add_polo", "decide_set_polo"]
-
-MAX_SCORE: Final = 1_000_000
+__all__ = ["decide_add_polo", "decide_set_polo"]
 
 
-def decide_set_polo(directory: Directory, node: int, score: int) -> Decision:
+def decide_set_polo(directory: Directory, node: Node, score: int) -> Decision:
     """Set the score of a node.
 
     Raises:
@@ -28,7 +31,7 @@ def decide_set_polo(directory: Directory, node: int, score: int) -> Decision:
     return _decide(directory, node, score, "set_polo_score_ok")
 
 
-def decide_add_polo(directory: Directory, node: int, delta: int) -> Decision:
+def decide_add_polo(directory: Directory, node: Node, delta: int) -> Decision:
     """Add to the score of a node, within its range.
 
     Raises:
@@ -36,13 +39,21 @@ def decide_add_polo(directory: Directory, node: int, delta: int) -> Decision:
     """
     if abs(delta) > MAX_SCORE:
         raise Refused(f"polo score delta out of range (max {MAX_SCORE})")
-    score = directory.polo_score(node) + delta
-    score = max(-MAX_SCORE, min(MAX_SCORE, score))
+    score = within_range(directory.polo_score(node.record.id) + delta)
     return _decide(directory, node, score, "update_polo_score_ok")
 
 
-def _decide(directory: Directory, node: int, score: int, kind: str) -> Decision:
-    reply = {"type": kind, "node_id": node, "polo_score": score}
-    _, revision = directory.polo.get(node, (0, 0))
-    change = Change(polo_key(node), encode_record(PoloRecord(score)), revision)
+def _decide(directory: Directory, node: Node, score: int, kind: str) -> Decision:
+    number = node.record.id
+    reply = {
+        "type": kind,
+        "node_id": number,
+        "address": node.address,
+        "polo_score": score,
+    }
+    standing = directory.ledger.standing(number)
+    # What receipts have brought stays what it is; the rest makes up the difference.
+    base = score - standing.total
+    record = msgspec.structs.replace(standing.record, score=base)
+    change = Change(polo_key(number), encode_record(record), standing.revision)
     return Decision(reply, [change])

@@ -20,6 +20,8 @@ grant.<node>.<peer>     Grant: what the node grants the peer
 trust.<low>.<high>      a pair as older releases wrote it: both granted all
 mail.<node>             MailRecord
 polo.<node>             PoloRecord
+receipt.<s>.<w>.<task>  ReceiptRecord, from submitter s to worker w
+receipts.closed         ClosedRecord
 seen.<block>            256 times of unix seconds, 32 bits each, little-endian
 ======================  =========================================================
 """
@@ -37,7 +39,9 @@ if TYPE_CHECKING:
     from pilotfleet.registry.store.base import Entry
 
 __all__ = [
+    "CLOSED_KEY",
     "Claim",
+    "ClosedRecord",
     "InviteRecord",
     "MailRecord",
     "MailRequest",
@@ -46,6 +50,7 @@ __all__ = [
     "NetworkRecord",
     "NodeRecord",
     "PoloRecord",
+    "ReceiptRecord",
     "decode_record",
     "encode_record",
     "grant_key",
@@ -59,6 +64,7 @@ __all__ = [
     "node_key",
     "owner_key",
     "polo_key",
+    "receipt_key",
     "seen_key",
     "trust_key",
 ]
@@ -162,11 +168,45 @@ class MailRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who asked and was not accepted yet, oldest first; outlives the poll."""
 
 
-class PoloRecord(msgspec.Struct, frozen=True, gc=False):
-    """The reputation of one node."""
+class PoloRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """The part of a node's reputation that no kept receipt shows."""
 
-    score: int
+    score: int = 0
+    """What the administrator has set or added."""
+    folded_count: int = 0
+    """Receipts that are kept no more."""
+    folded_sum: int = 0
+    """What they have brought."""
+    folded_to: int = 0
+    """All receipts that were completed before this hour since 1970."""
 
+
+class ReceiptRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A receipt without what its key says, and the keys that verified it."""
+
+    completed_at: int
+    reward: int
+    idle_ms: int
+    staged_ms: int
+    cpu_ms: int
+    digest: bytes
+    submitter_signature: bytes
+    worker_signature: bytes
+    submitter_key: bytes
+    """Stored with it, so that an audit can verify it after the key was replaced."""
+    worker_key: bytes
+
+
+class ClosedRecord(msgspec.Struct, frozen=True, gc=False):
+    """Which receipts are no longer taken."""
+
+    hour: int = 0
+    """Those that were completed before this hour since 1970."""
+    at: int = 0
+    """When that was decided, unix seconds."""
+
+
+CLOSED_KEY: Final = "receipts.closed"
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODERS: Final[dict[type[Any], msgspec.msgpack.Decoder[Any]]] = {}
@@ -251,6 +291,11 @@ def mail_key(node: int) -> str:
 def polo_key(node: int) -> str:
     """Return the key of a node's reputation."""
     return f"polo.{node}"
+
+
+def receipt_key(submitter: int, worker: int, task_id: str) -> str:
+    """Return the key of a receipt; there is one for each task of two nodes."""
+    return f"receipt.{submitter}.{worker}.{task_id}"
 
 
 def seen_key(block: int) -> str:

@@ -1,4 +1,4 @@
-"""Beacons (section 8) and the old reputation messages (section 6.16)."""
+"""Beacons (registry.md section 8)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ from pilotfleet.protocol.registry.messages import (
     MAX_NODE,
     Reply,
     Request,
-    node_number,
     number,
     text,
 )
-from pilotfleet.registry.directory.polo import decide_add_polo, decide_set_polo
 from pilotfleet.registry.directory.refusal import Refused
 
 if TYPE_CHECKING:
     from pilotfleet.registry.context import PeerContext
     from pilotfleet.registry.desk import Desk, Handler
-    from pilotfleet.registry.directory.decision import Decision
-    from pilotfleet.registry.directory.nodes import Node
 
 __all__ = ["HANDLERS"]
 
@@ -54,52 +50,7 @@ def beacon_list(desk: Desk, _: Request, __: PeerContext) -> Reply:
     return {"type": "beacon_list_ok", "beacons": rows}
 
 
-def get_polo_score(desk: Desk, request: Request, _: PeerContext) -> Reply:
-    """Tell the reputation of a node."""
-    node = _scored(desk, request)
-    return {
-        "type": "get_polo_score_ok",
-        "node_id": node.record.id,
-        "address": node.address,
-        "polo_score": desk.directory.polo_score(node.record.id),
-    }
-
-
-def set_polo_score(desk: Desk, request: Request, _: PeerContext) -> Decision:
-    """Set a score. Unsigned in the protocol, so it takes the admin token."""
-    desk.require_admin(request)
-    score = _score(request, "set_polo_score", "polo_score")
-    return decide_set_polo(desk.directory, _scored(desk, request).record.id, score)
-
-
-def update_polo_score(desk: Desk, request: Request, _: PeerContext) -> Decision:
-    """Add to a score. Unsigned in the protocol, so it takes the admin token."""
-    desk.require_admin(request)
-    delta = _score(request, "update_polo_score", "delta")
-    return decide_add_polo(desk.directory, _scored(desk, request).record.id, delta)
-
-
-def _scored(desk: Desk, request: Request) -> Node:
-    number = node_number(request)
-    node = desk.directory.nodes.get_live(number)
-    if node is None:
-        raise Refused(f"node {number} not found")
-    return node
-
-
-def _score(request: Request, kind: str, name: str) -> int:
-    """Return a number that, unlike others, may be negative."""
-    value = request.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Refused(f"{kind} requires {name} field")
-    # Only the range matters for what does not fit it; infinity has no integer.
-    return int(max(-MAX_NODE, min(MAX_NODE, value)))
-
-
 HANDLERS: Final[dict[str, Handler]] = {
     "beacon_register": beacon_register,
     "beacon_list": beacon_list,
-    "get_polo_score": get_polo_score,
-    "set_polo_score": set_polo_score,
-    "update_polo_score": update_polo_score,
 }

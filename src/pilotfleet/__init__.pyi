@@ -1,0 +1,13 @@
+"""What the package offers, for type checkers."""
+
+from pilotfleet.errors import PilotError as PilotError
+from pilotfleet.fleet.agent import Agent as Agent
+from pilotfleet.fleet.agent import FoundAgent as FoundAgent
+from pilotfleet.fleet.fleet import Fleet as Fleet
+from pilotfleet.fleet.schedule import TaskResult as TaskResult
+from pilotfleet.fleet.submissions import TaskHandle as TaskHandle
+from pilotfleet.fleet.taskfile import TaskLine as TaskLine
+from pilotfleet.fleet.worker.job import Job as Job
+
+__all__: list[str]
+__version__: str

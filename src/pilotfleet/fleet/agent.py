@@ -1,0 +1,568 @@
+"""An agent of the overlay, as a Python program uses it.
+
+The agent itself lives in a daemon: one that runs already (:meth:`Agent.connect`), or
+a private one that lives as long as the object (:meth:`Agent.join`). Whatever the
+object has open ends with it; tasks that were submitted go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import sys
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
+
+import msgspec
+
+from pilotfleet.client.daemon import DaemonClient
+from pilotfleet.errors import (
+    DaemonError,
+    DecodeError,
+    InvalidArgument,
+    NotFound,
+    NotSupported,
+)
+from pilotfleet.fleet.processes import ChildProcess
+from pilotfleet.fleet.submissions import Submissions, TaskHandle
+from pilotfleet.fleet.subscription import Subscription
+from pilotfleet.fleet.worker.job import MAX_RESULT_BYTES, Job, Outcome
+from pilotfleet.fleet.worker.runner import Worker, WorkerConfig
+from pilotfleet.protocol.address import BACKBONE, Address
+from pilotfleet.protocol.ipc.commands import Command, HandshakeSub, pack_node
+from pilotfleet.protocol.registry.endpoints import parse_endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from types import TracebackType
+
+    from pilotfleet.client.streams import ClientListener, ClientStream
+
+__all__ = ["Agent", "FoundAgent", "Handler", "Target"]
+
+logger = logging.getLogger(__name__)
+
+PAGE: Final = 1_000
+DAEMON_READY_S: Final = 30.0
+SOCKET: Final = "agent.sock"
+"""In the home of an agent's private daemon."""
+LOCAL_HOSTS: Final = ("127.0.0.1", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class FoundAgent:
+    """An agent as the registry's search shows it."""
+
+    node_id: int
+    address: str
+    name: str
+    """Its hostname; empty when it has none."""
+    tags: frozenset[str]
+    polo: int
+    is_online: bool
+
+
+Target: TypeAlias = str | int | Address | FoundAgent
+"""Another agent: its hostname, address or node id, or what :meth:`Agent.find` gave."""
+
+Handler: TypeAlias = "Callable[[Job], Awaitable[str] | str]"
+"""Does a task: takes the job, returns the result. What it raises fails the task."""
+
+
+class Agent:
+    """One agent. An asynchronous context manager that closes it at the end."""
+
+    def __init__(self, socket: Path, name: str | None, stack: AsyncExitStack) -> None:
+        """For :meth:`connect` and :meth:`join`, which also connect."""
+        self._socket = socket
+        self._selected = name
+        self._stack = stack
+        self._client: DaemonClient | None = None
+        self._info: dict[str, Any] = {}
+        self._submissions: Submissions | None = None
+        self._opening = asyncio.Lock()
+
+    @classmethod
+    async def connect(
+        cls, socket: str | Path | None = None, *, name: str | None = None
+    ) -> Self:
+        """Use an agent of a daemon that runs.
+
+        Args:
+            socket: The daemon's socket; by default that of ``pilotctl``.
+            name: The hosted agent; by default the daemon's default one.
+
+        Raises:
+            NotRunning: No daemon listens there.
+            NotFound: The daemon hosts no agent of that name.
+        """
+        agent = cls(Path(socket or _default_socket()), name, AsyncExitStack())
+        await agent._open()
+        return agent
+
+    @classmethod
+    async def join(
+        cls,
+        name: str,
+        *,
+        rendezvous: str | None = None,
+        beacon: str | None = None,
+        tags: Sequence[str] = (),
+        home: str | Path | None = None,
+        network: str | int | None = None,
+        token: str = "",
+        broker: str | None = None,
+        is_public: bool = False,
+        polo_gate: bool = True,
+    ) -> Self:
+        """Start an agent in a private daemon, which ends with the object.
+
+        Args:
+            name: Its hostname. One is registered once only.
+            rendezvous: The registry's ``host:port``; by default as for all programs,
+                ``PILOT_REGISTRY`` or 127.0.0.1:9000.
+            beacon: The beacon's; by default one port higher than ``rendezvous``.
+            tags: What others find it by.
+            home: Where its identity stays; by default ``~/.pilot/agents/NAME``. The
+                same home is the same agent, with the same address and trust.
+            network: A network to join, by id or name.
+            token: The network's, if it wants one.
+            broker: The fleet's broker; by default the agent itself.
+            is_public: Whether anybody may find and dial it.
+            polo_gate: Whether it takes tasks only from agents with enough polo.
+
+        Raises:
+            InvalidArgument: The rendezvous is not ``host:port``.
+            NotRunning: The daemon did not start; the message has its last words.
+            TimedOut: It was not ready in 30 s.
+        """
+        place = _made_home(home, name)
+        flags = [
+            *("--hostname", name, *_rendezvous_flags(rendezvous, beacon)),
+            *(flag for tag in tags for flag in ("--tag", tag)),
+            *(("--join", str(network)) if network is not None else ()),
+            *(("--broker", broker) if broker else ()),
+            *(("--public",) if is_public else ()),
+            *(() if polo_gate else ("--polo-gate", "off")),
+        ]
+        async with AsyncExitStack() as stack:
+            await _start_daemon(stack, place, flags, token)
+            agent = cls(place / SOCKET, None, stack)
+            await agent._open()
+            agent._stack = stack.pop_all()
+        return agent
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close everything that is open, and stop the daemon if it is private."""
+        await self._stack.aclose()
+
+    def __repr__(self) -> str:
+        return f"<Agent {self.name} {self.address}>"
+
+    @property
+    def name(self) -> str:
+        """The hostname, or the name in the daemon of an agent without one."""
+        return str(self._info.get("hostname") or self._info.get("name") or "")
+
+    @property
+    def address(self) -> str:
+        """The permanent address, such as ``0:0000.0000.0007``."""
+        return str(self._info["address"])
+
+    @property
+    def node_id(self) -> int:
+        """The node number that the registry gave."""
+        return int(self._info["node_id"])
+
+    # Others
+
+    async def find(
+        self,
+        *,
+        tags: Sequence[str] = (),
+        any: bool = False,
+        limit: int | None = None,
+        online: bool = True,
+    ) -> AsyncGenerator[FoundAgent, None]:
+        """Yield the agents that carry tags, in the order of their node ids.
+
+        Args:
+            tags: All of them, unless ``any``.
+            any: One of the tags is enough.
+            limit: At most so many.
+            online: Only those heard of in the last three minutes.
+        """
+        cursor, left = "", limit if limit is not None else sys.maxsize
+        while left > 0:
+            page = await self._call(
+                "search",
+                tags=list(tags),
+                any=any,
+                online=online,
+                limit=min(left, PAGE),
+                cursor=cursor,
+            )
+            for row in page.get("agents", ()):
+                yield _found(row)
+            left -= len(page.get("agents", ()))
+            cursor = page.get("next_cursor", "")
+            if not cursor:
+                return
+
+    async def resolve(self, target: Target) -> Address:
+        """Return the address of another agent.
+
+        Raises:
+            NotFound: Nobody of that name can be seen.
+        """
+        match target:
+            case Address():
+                return target
+            case FoundAgent():
+                return Address.parse(target.address)
+            case int():
+                return Address(BACKBONE, target)
+        try:
+            return Address.parse(target)
+        except DecodeError:
+            pass
+        if target.isascii() and target.isdigit():
+            return Address(BACKBONE, int(target))
+        try:
+            answer = await self._daemon.request_json(
+                Command.RESOLVE_HOSTNAME, target.encode()
+            )
+        except DaemonError as error:
+            raise NotFound(
+                f"cannot resolve {target!r}: {error}",
+                hint="is the name right, and do you share a network or trust?",
+            ) from None
+        return Address.parse(str(answer.get("address")))
+
+    async def dial(
+        self, target: Target, port: int, *, timeout: float | None = 30.0
+    ) -> ClientStream:
+        """Open a stream to a port of another agent.
+
+        Raises:
+            ConnectionRefused: Nothing listens there.
+            TimedOut: No answer in time.
+            NotFound: The target cannot be resolved.
+        """
+        return await self._daemon.dial(
+            await self.resolve(target), port, timeout=timeout
+        )
+
+    async def listen(self, port: int) -> ClientListener:
+        """Claim a port of this agent; iterate over it for the streams opened to it::
+
+            async with await agent.listen(7000) as listener:
+                async for stream in listener:
+                    ...
+
+        Raises:
+            DaemonError: The port is taken.
+        """
+        return await self._daemon.bind(port)
+
+    # Trust
+
+    async def handshake(self, target: Target, reason: str = "") -> str:
+        """Ask another agent for trust; return what the daemon says of it."""
+        answer = await self._handshake(HandshakeSub.SEND, target, reason)
+        return str(answer.get("status"))
+
+    async def approve(self, target: Target) -> None:
+        """Accept another agent's request for trust."""
+        await self._handshake(HandshakeSub.APPROVE, target)
+
+    async def untrust(self, target: Target) -> None:
+        """Take trust back."""
+        await self._handshake(HandshakeSub.REVOKE, target)
+
+    async def pending(self) -> list[dict[str, Any]]:
+        """Return the requests for trust that wait for an answer."""
+        answer = await self._daemon.request_json(
+            Command.HANDSHAKE, bytes([HandshakeSub.PENDING])
+        )
+        return list(answer.get("pending") or ())
+
+    async def trusted(self) -> list[dict[str, Any]]:
+        """Return the agents that this one trusts."""
+        answer = await self._daemon.request_json(
+            Command.HANDSHAKE, bytes([HandshakeSub.TRUSTED])
+        )
+        return list(answer.get("trusted") or ())
+
+    async def networks(self) -> list[dict[str, Any]]:
+        """Return the networks that the agent is a member of."""
+        info = await self._daemon.request_json(Command.INFO)
+        return list(info.get("networks") or ())
+
+    async def polo(self) -> int:
+        """Return the agent's own polo score."""
+        answer = await self._daemon.request_json(Command.MY_POLO)
+        return int(answer.get("polo_score", 0))
+
+    # Events
+
+    async def publish(
+        self, topic: str, data: Any, *, broker: str | None = None, wait: bool = True
+    ) -> str:
+        """Publish an event; return the broker that gets it.
+
+        Args:
+            topic: Such as ``fleet.news``.
+            data: A text as it is; bytes that are UTF-8; anything else as JSON.
+            broker: Where; by default the fleet's broker, or this agent itself.
+            wait: Until it is written to the broker's stream. Without it the event may
+                be lost later on, in favour of younger ones.
+
+        Raises:
+            PilotError: It could not be handed over.
+        """
+        options = {"broker": broker} if broker else {}
+        answer = await self._call(
+            "publish", topic=topic, data=_event_text(data), wait=wait, **options
+        )
+        return str(answer.get("target"))
+
+    async def subscribe(
+        self,
+        pattern: str = "*",
+        *,
+        broker: Target | None = None,
+        since: float | None = None,
+    ) -> Subscription:
+        """Return the events whose topic fits a pattern, to iterate over.
+
+        They come over a connection of their own, so a slow reader holds up nothing
+        else::
+
+            async with await agent.subscribe("fleet.*") as events:
+                async for topic, payload in events:
+                    ...
+
+        Args:
+            broker: Where; by default the fleet's broker, or this agent itself.
+            since: Also what the broker's log has of so many last seconds.
+
+        Raises:
+            PilotError: The broker cannot be reached.
+        """
+        target = await self.resolve(broker or await self._broker())
+        return await Subscription.open(
+            await self._connected(), target, pattern, since=since
+        )
+
+    # Tasks
+
+    async def submit(
+        self,
+        target: Target,
+        text: str,
+        *,
+        priority: int = 0,
+        deadline: float | None = None,
+    ) -> TaskHandle:
+        """Give another agent a task. It is on disk when this returns.
+
+        Args:
+            priority: -100 to 100; higher ones are done first.
+            deadline: Seconds after which nobody wants the result any more.
+
+        Raises:
+            NotFound: The target cannot be resolved.
+        """
+        options: dict[str, Any] = {}
+        if priority:
+            options["priority"] = priority
+        if deadline is not None:
+            options["deadline_s"] = deadline
+        submissions = await self._task_updates()
+        return await submissions.submit(_target_text(target), text, **options)
+
+    async def serve(self, handler: Handler, *, concurrency: int = 1) -> None:
+        """Do the tasks that others give this agent, until cancelled.
+
+        A handler that is an ordinary function runs in a thread. Cancelled while a
+        task runs, the task goes back to the queue and is offered again.
+
+        Args:
+            handler: Takes a :class:`Job` and returns the result's text.
+            concurrency: Tasks at a time.
+        """
+        config = WorkerConfig(
+            agents=[await self.hosted_name()],
+            socket=self._socket,
+            concurrency=concurrency,
+            max_processes=concurrency,
+        )
+        await Worker(config, _runner(handler)).run(asyncio.Event())
+
+    async def connection(self) -> DaemonClient:
+        """Return another connection to the daemon that acts as this agent.
+
+        For what this class does not cover. The caller closes it.
+        """
+        return await self._connected()
+
+    async def hosted_name(self) -> str:
+        """Return what the daemon calls the agent; its hostname may be another."""
+        if self._selected:
+            return self._selected
+        rows = (await self._call("agents"))["agents"]
+        return str(next(row["name"] for row in rows if row["node_id"] == self.node_id))
+
+    # Private
+
+    @property
+    def _daemon(self) -> DaemonClient:
+        assert self._client is not None
+        return self._client
+
+    async def _open(self) -> None:
+        self._client = await self._stack.enter_async_context(await self._connected())
+        self._info = await self._client.request_json(Command.INFO)
+        if self._selected:
+            self._info["name"] = self._selected
+
+    async def _connected(self) -> DaemonClient:
+        client = await DaemonClient.connect(self._socket)
+        try:
+            if self._selected:
+                await client.call("select-agent", name=self._selected)
+        except BaseException:
+            await client.close()
+            raise
+        return client
+
+    async def _call(self, op: str, **params: Any) -> dict[str, Any]:
+        return await self._daemon.call(op, **params)
+
+    async def _task_updates(self) -> Submissions:
+        async with self._opening:
+            if self._submissions is None:
+                submissions = Submissions(await self._connected())
+                self._stack.push_async_callback(submissions.close)
+                await submissions.open()
+                self._submissions = submissions
+        return self._submissions
+
+    async def _broker(self) -> str:
+        try:
+            name = (await self._call("broker")).get("broker")
+        except NotSupported:
+            name = None
+        return str(name) if name else self.address
+
+    async def _handshake(
+        self, sub: HandshakeSub, target: Target, reason: str = ""
+    ) -> dict[str, Any]:
+        node = (await self.resolve(target)).node
+        payload = bytes([sub]) + pack_node(node) + reason.encode()
+        return await self._daemon.request_json(Command.HANDSHAKE, payload)
+
+
+def _default_socket() -> str:
+    """Return where ``pilotctl`` looks for the daemon (ipc.md section 1)."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    usual = os.path.join(runtime, "pilot.sock") if runtime else "/tmp/pilot.sock"
+    return os.environ.get("PILOT_SOCKET") or usual
+
+
+async def _start_daemon(
+    stack: AsyncExitStack, home: Path, flags: Sequence[str], token: str
+) -> None:
+    """Start a daemon and have the stack stop it."""
+    child = await ChildProcess.start(
+        "daemon",
+        [
+            *("pilot-daemon", "--home", str(home), "--socket", str(home / SOCKET)),
+            *("--ready-file", str(ChildProcess.ready_file(home, "daemon")), *flags),
+        ],
+        home=home,
+        environment={"PILOT_JOIN_TOKEN": token},
+    )
+    stack.push_async_callback(child.stop)
+    await child.wait_ready(DAEMON_READY_S)
+
+
+def _rendezvous_flags(rendezvous: str | None, beacon: str | None) -> list[str]:
+    """Return where the daemon finds the others, and which way it listens for them."""
+    known = rendezvous or os.environ.get("PILOT_REGISTRY") or "127.0.0.1:9000"
+    try:
+        host, port = parse_endpoint(known)
+    except DecodeError:
+        raise InvalidArgument(f"rendezvous: {known!r} is not host:port") from None
+    flags = ["--listen", "127.0.0.1:0" if host in LOCAL_HOSTS else ":0"]
+    if rendezvous:
+        flags += ["--registry", rendezvous]
+        flags += ["--beacon", beacon or f"{known.rpartition(':')[0]}:{port + 1}"]
+    return flags
+
+
+def _made_home(home: str | Path | None, name: str) -> Path:
+    place = Path(home or Path.home() / ".pilot" / "agents" / name).absolute()
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return place
+
+
+def _found(row: dict[str, Any]) -> FoundAgent:
+    return FoundAgent(
+        node_id=int(row.get("node_id", 0)),
+        address=str(row.get("address", "")),
+        name=str(row.get("hostname") or ""),
+        tags=frozenset(row.get("tags") or ()),
+        polo=int(row.get("polo") or 0),
+        is_online=bool(row.get("online")),
+    )
+
+
+def _target_text(target: Target) -> str:
+    return target.address if isinstance(target, FoundAgent) else str(target)
+
+
+def _event_text(data: Any) -> str:
+    if isinstance(data, bytes):
+        return data.decode()
+    return data if isinstance(data, str) else msgspec.json.encode(data).decode()
+
+
+def _runner(handler: Handler) -> Callable[[Job], Awaitable[Outcome]]:
+    """Return the handler as what a worker runs tasks with."""
+    is_async = inspect.iscoroutinefunction(handler)
+
+    async def run(job: Job) -> Outcome:
+        started = time.monotonic()
+        try:
+            # An ordinary function may still return something to wait for.
+            answer = handler(job) if is_async else await asyncio.to_thread(handler, job)
+            result = str(await answer if inspect.isawaitable(answer) else answer)
+        except Exception as error:  # A handler may raise anything.
+            logger.info("task %s failed", job.task_id, exc_info=True)
+            outcome = Outcome(ok=False, error=f"{type(error).__name__}: {error}")
+        else:
+            outcome = Outcome(ok=True, result=result)
+            if len(result.encode(errors="replace")) > MAX_RESULT_BYTES:
+                error_text = f"the result is longer than {MAX_RESULT_BYTES} bytes"
+                outcome = Outcome(ok=False, error=error_text)
+        return replace(outcome, wall_ms=round((time.monotonic() - started) * 1000))
+
+    return run
