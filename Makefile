@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo interop test test-all bench check-format lint layers types unit paths clean
+.PHONY: venv demo interop test test-all bench check-format lint layers types unit \
+	paths fleets systemd openclaw clean
 
 venv: $(VENV)/.installed
 
@@ -19,7 +20,7 @@ demo: venv
 
 test: check-format lint layers types unit
 
-test-all: test demo paths
+test-all: test demo paths fleets systemd openclaw
 
 interop: venv
 	$(BIN)/python -m tests.support.isolated $(BIN)/python -m tests.interop.matrix
@@ -46,6 +47,22 @@ unit: venv
 paths: venv
 	tests/paths/install.sh
 	PILOTFLEET_PATHS=1 $(BIN)/pytest --numprocesses 6 tests/paths
+
+# Fleets of a thousand workers, with programs killed on the way.
+fleets: venv
+	PILOTFLEET_FLEETS=1 $(BIN)/python -m tests.support.isolated \
+		$(BIN)/pytest --numprocesses 0 tests/fleets
+
+# Units on a real systemd, in namespaces: needs root and Linux.
+systemd: venv
+	tests/systemd/install.sh
+	PILOTFLEET_SYSTEMD=1 $(BIN)/pytest --numprocesses 0 tests/systemd
+
+# The real OpenClaw, with a local stub for its model.
+openclaw: venv
+	tests/openclaw/install.sh
+	PILOTFLEET_OPENCLAW=1 $(BIN)/python -m tests.support.isolated \
+		$(BIN)/pytest --numprocesses 0 tests/openclaw
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

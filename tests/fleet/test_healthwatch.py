@@ -55,6 +55,14 @@ async def test_last_health_of_each_agent_is_kept(
         await eventually(lambda: watch.agents["a"].get("n") == 1, what="the last one")
         assert watch.events >= heard + 3
         assert watch.agents == {"a": {"agent": "a", "n": 1}, "b": {"agent": "b"}}
+        runs = '{"tasks": [{"status": "SUCCEEDED"}, {"status": "FAILED"}, 7]}'
+        for data in (runs, '{"tasks": 7}', '{"agent": "a", "status": "idle"}'):
+            await publish(client, data, topic="fleet.task")
+        await publish(client, '{"agent": "b", "status": "busy"}')
+        await eventually(
+            lambda: watch.status()["agents"].get("busy") == 1, what="its state"
+        )
+        assert (watch.status()["runs"], watch.status()["failed_runs"]) == (2, 1)
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running

@@ -20,7 +20,7 @@ from tests.support.programs import BIN, data_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Machine", "Machines", "machines"]
+__all__ = ["Machine", "Machines", "agents_of", "ended", "machines"]
 
 COMMAND_S: Final = 150.0
 NAMES: Final = ("one", "two", "three")
@@ -37,7 +37,10 @@ class Machine:
     part: str
     env: dict[str, str] = field(default_factory=dict)
     """Variables of its user."""
-    gateway: Path | None = None
+
+    def fleet_home(self, name: str) -> Path:
+        """Return where a fleet of that name lives."""
+        return self.home / ".pilot" / "fleets" / name
 
     def start(self, *argv: object, **env: str) -> subprocess.Popen[str]:
         """Start ``pilotctl fleet …``."""
@@ -140,9 +143,7 @@ def ended(command: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     """Return what a command has said in the end."""
     stdout, stderr = command.communicate(timeout=COMMAND_S)
     assert "Traceback" not in stderr
-    return subprocess.CompletedProcess(
-        command.args, command.returncode, stdout, stderr
-    )
+    return subprocess.CompletedProcess(command.args, command.returncode, stdout, stderr)
 
 
 def agents_of(results: Path) -> Counter[str]:

@@ -488,6 +488,24 @@ async def test_the_same_submission_again_is_no_second_task(net: TaskWorld) -> No
     assert await program.all_pushes() == []
 
 
+async def test_who_submits_an_ended_task_again_is_told_its_end_again(
+    net: TaskWorld,
+) -> None:
+    hub, worker = await pair(net)
+    boss, program = await hub.program(), await worker.program()
+    await program.call("serve", agents=["worker"])
+    await submit(boss, worker, "text", task_id="same")
+    assert await program.offer() == "same"
+    await program.call("finish", task_id="same", ok=True, result="x")
+    await boss.until("same", "submitted", "SUCCEEDED")
+    await boss.call("collect", task_ids=["same"])
+    later = await hub.program()
+    await later.call("watch")
+    await submit(later, worker, "text", task_id="same", wait=False)
+    push = await later.expect("update")
+    assert (push["status"], push["results"]) == ("SUCCEEDED", "x")
+
+
 async def test_two_callers_may_wait_for_one_submission(net: TaskWorld) -> None:
     hub, worker = await pair(net)
     boss, other = await hub.program(), await hub.program()

@@ -27,6 +27,7 @@ from pilotfleet.cli.fleetstatus import describe
 from pilotfleet.cli.logs import configure_logging
 from pilotfleet.cli.serving import tell_ready
 from pilotfleet.errors import (
+    AlreadyExists,
     InvalidArgument,
     NotRunning,
     PilotError,
@@ -62,6 +63,7 @@ def up(words: Arguments, output: Output) -> int:
         return _serve(spec, home, part, words)
     if is_running(home):
         status = asyncio.run(FleetControl(home).status())
+        _check_part(status, part, home)
         text = f"fleet {status['name']} is up already\n\n{describe(status)}"
         output.result({**status, "already": True}, text)
         return 0
@@ -69,6 +71,18 @@ def up(words: Arguments, output: Output) -> int:
     text = f"fleet {spec.fleet.name} is up\n\n{describe(status)}"
     output.result({**status, "already": False}, text)
     return 0
+
+
+def _check_part(status: dict[str, Any], part: Part | None, home: Path) -> None:
+    wanted = str(part) if part is not None else None
+    if status["part"] != wanted:
+        running, asked = (
+            f"part {text}" if text else "all" for text in (status["part"], wanted)
+        )
+        raise AlreadyExists(
+            f"{running} of fleet {status['name']} runs in {home}, not {asked}",
+            hint="stop it first, with: pilotctl fleet down; or give another --home",
+        )
 
 
 def down(words: Arguments, output: Output) -> int:
@@ -124,7 +138,10 @@ class _Report:
     """Tells whoever started this process, through a pipe, how the start goes."""
 
     def __init__(self, descriptor: int) -> None:
-        self._pipe = os.fdopen(descriptor, "w") if descriptor >= 0 else None
+        try:
+            self._pipe = os.fdopen(descriptor, "w") if descriptor >= 0 else None
+        except OSError as error:
+            raise InvalidArgument(f"--report: {descriptor}: {error.strerror}") from None
 
     def doing(self, text: str) -> None:
         """Tell what is being done."""

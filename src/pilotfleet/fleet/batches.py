@@ -102,11 +102,11 @@ class Batches:
         self._is_over = False
 
     async def load(self) -> None:
-        """Read about batches that are on the disk and not known yet."""
+        """Read from the disk what there is."""
         for info in await self._journal.batches():
-            if info.name in self._batches:
-                continue
-            batch = self._batches[info.name] = Batch(info.name, info.created)
+            batch = self._batches.get(info.name)
+            if batch is None:
+                batch = self._batches[info.name] = Batch(info.name, info.created)
             batch.tasks = info.tasks
             batch.succeeded = info.succeeded
             batch.failed = info.failed
@@ -146,11 +146,10 @@ class Batches:
         async with self._adding:
             await self._make_room(name, len(lines))
             added = await self._journal.add(name, lines)
-            if name in self._batches:
-                self._batches[name].tasks += added
-            else:
-                # The journal knows when it was made.
-                await self.load()
+            batch = self._batches.get(name)
+            if batch is None:
+                batch = await self._made(name)
+            batch.tasks += added
         self._news.set()
         return added
 
@@ -161,6 +160,7 @@ class Batches:
         given everything that has no result, whatever an earlier one was given.
         """
         self._given.clear()
+        await self._recount()
         while not self._is_closed:
             self._news.clear()
             async with aclosing(self._look()) as lines:
@@ -175,6 +175,21 @@ class Batches:
         while self._given:
             self._returned.clear()
             await self._returned.wait()
+
+    async def _recount(self) -> None:
+        """Count what an earlier reader was still keeping when it was stopped."""
+        async with self._adding:
+            await self.load()
+        for name in list(self._bells):
+            self._ring(name)
+
+    async def _made(self, name: str) -> Batch:
+        """Return a batch that is new on the disk, which knows when it was made."""
+        for info in await self._journal.batches():
+            if info.name == name:
+                batch = self._batches[name] = Batch(name, info.created)
+                return batch
+        raise NotFound(f"batch {name!r} was forgotten")
 
     async def _look(self) -> AsyncGenerator[TaskLine, None]:
         """Yield what was not given yet, in one look through the journal.

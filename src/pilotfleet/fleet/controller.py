@@ -22,9 +22,7 @@ from pilotfleet.client.daemon import DaemonClient
 from pilotfleet.errors import (
     AlreadyExists,
     Busy,
-    InvalidArgument,
     InvalidState,
-    NotSupported,
     PilotError,
     StorageError,
 )
@@ -45,11 +43,12 @@ from pilotfleet.fleet.journal import Journal
 from pilotfleet.fleet.launcher import Launcher
 from pilotfleet.fleet.patterns import open_pattern
 from pilotfleet.fleet.spec import check_spec
-from pilotfleet.fleet.throughput import Throughput
+from pilotfleet.fleet.work import Work
 from pilotfleet.transport.files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
     from types import TracebackType
 
@@ -57,7 +56,6 @@ if TYPE_CHECKING:
     from pilotfleet.fleet.controlserver import Reply
     from pilotfleet.fleet.launcher import MemberStatus, Part
     from pilotfleet.fleet.patterns import PatternRun
-    from pilotfleet.fleet.schedule import TaskResult
     from pilotfleet.fleet.spec import FleetSpec
     from pilotfleet.fleet.taskfile import TaskLine
     from pilotfleet.transport.tls import TlsConfig
@@ -72,12 +70,8 @@ DESCRIPTION: Final = "fleet.json"
 DRAIN_S: Final = 30.0
 """How long tasks under way may take when the fleet is stopped. What is not done then
 is done when it is up again."""
-FIRST_PAUSE_S: Final = 0.2
-LONGEST_PAUSE_S: Final = 10.0
-MAX_UNKEPT: Final = 500
-"""Results that wait for the disk; each may be a mebibyte, most are a line."""
-FATAL: Final = (StorageError, InvalidArgument, NotSupported)
-"""What trying again does not change."""
+HEALTH_PAUSE_S: Final = 2.0
+"""Before another try to hear the hub's broker."""
 
 
 class Controller:
@@ -119,15 +113,11 @@ class Controller:
         self._is_over = asyncio.Event()
         self._change: asyncio.Future[Any] | None = None
         """A scale or rollout under way."""
-        self._pattern: PatternRun | None = None
-        self._last_work: dict[str, Any] = {}
-        """What the last pattern said when it ended."""
-        self._trouble = ""
         self.health = HealthWatch()
-        self.throughput = Throughput()
         self._server: ControlServer | None = None
         self.launcher: Launcher
         self.batches: Batches
+        self.work: Work
 
     @property
     def has_hub(self) -> bool:
@@ -172,6 +162,7 @@ class Controller:
         self.batches = Batches(self._journal)
         await self.batches.load()
         self._stack.callback(self.batches.end)
+        self.work = Work(self.batches, self._open_pattern)
         self.launcher = Launcher(
             self.spec, self.home, part=self.part, progress=self._say, tls=self._tls
         )
@@ -203,7 +194,7 @@ class Controller:
         """
         jobs: list[Coroutine[Any, Any, None]] = [self.launcher.run()]
         if self.has_hub:
-            jobs += [self._work(), self._watch_health()]
+            jobs += [self.work.run(), self._watch_health()]
         running = [asyncio.ensure_future(job) for job in jobs]
         stop = asyncio.ensure_future(self._stop.wait())
         try:
@@ -226,7 +217,6 @@ class Controller:
     def status(self) -> dict[str, Any]:
         """Return the state of everything, as ``fleet status`` shows it."""
         batches = self.batches.status()
-        pattern = self._last_work if self._pattern is None else self._pattern.status()
         total = {
             key: sum(batch[key] for batch in batches)
             for key in ("tasks", "open", "succeeded", "failed", "retried")
@@ -243,83 +233,17 @@ class Controller:
             "members": [_member(member) for member in self.launcher.members()],
             "tasks": total,
             "batches": batches,
-            "workers": pattern,
-            "clusters": pattern.get("clusters", []),
-            "trouble": self._trouble,
             "health": self.health.status(),
-            **self.throughput.status(),
+            **self.work.status(),
         }
 
     # Parts of a run
-
-    async def _work(self) -> None:
-        """Run the pattern, again and again while its daemon comes and goes."""
-        pause = FIRST_PAUSE_S
-        while not self._stop.is_set():
-            try:
-                started = time.monotonic()
-                await self._run_pattern()
-            except FATAL:
-                raise
-            except PilotError as error:
-                self._trouble = str(error)
-                logger.warning("tasks are not given out: %s", error)
-            if time.monotonic() - started > LONGEST_PAUSE_S:
-                pause = FIRST_PAUSE_S
-            if not self._stop.is_set():
-                await asyncio.sleep(pause)
-            pause = min(LONGEST_PAUSE_S, pause * 2)
-
-    async def _run_pattern(self) -> None:
-        entries = self.launcher.entries()
-        run_id = self._journal.run_id
-        async with await open_pattern(self.spec, entries, run_id=run_id) as pattern:
-            self._pattern, self._trouble = pattern, ""
-            unkept: asyncio.Queue[TaskResult] = asyncio.Queue(MAX_UNKEPT)
-            jobs = [
-                asyncio.ensure_future(self._read_results(pattern, unkept)),
-                asyncio.ensure_future(self._keep_results(pattern, unkept)),
-            ]
-            try:
-                await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
-                _raise_first(jobs)
-            finally:
-                self._last_work = pattern.status()
-                self._pattern = None
-                for job in jobs:
-                    job.cancel()
-                await asyncio.gather(*jobs, return_exceptions=True)
-
-    async def _read_results(
-        self, pattern: PatternRun, unkept: asyncio.Queue[TaskResult]
-    ) -> None:
-        async with aclosing(pattern.run(self.batches.lines())) as results:
-            async for result in results:
-                await unkept.put(result)
-
-    async def _keep_results(
-        self, pattern: PatternRun, unkept: asyncio.Queue[TaskResult]
-    ) -> None:
-        """Keep all results that are there at once: a commit costs the same for many.
-
-        Only what is on the disk is taken; the daemon has the rest.
-        """
-        while True:
-            group = [await unkept.get()]
-            while not unkept.empty():
-                group.append(unkept.get_nowait())
-            kept = await asyncio.gather(*map(self.batches.finish, group))
-            for given, own in zip(group, kept, strict=True):
-                pattern.taken(given.id)
-                self.batches.returned(given.id)
-                if own is not None:
-                    self.throughput.add(own)
 
     async def _drain(self, work: asyncio.Future[None]) -> None:
         """Give out no more, and let what is under way end."""
         self._state = "draining"
         self._say("draining")
-        self.batches.close()
+        self.work.end()
         await asyncio.wait([work], timeout=DRAIN_S)
 
     async def _watch_health(self) -> None:
@@ -328,12 +252,14 @@ class Controller:
             with suppress(PilotError):
                 async with await DaemonClient.connect(self.launcher.hub_socket) as hub:
                     await self.health.run(hub)
-            await asyncio.sleep(LONGEST_PAUSE_S / 5)
+            await asyncio.sleep(HEALTH_PAUSE_S)
+
+    async def _open_pattern(self) -> AbstractAsyncContextManager[PatternRun]:
+        entries = self.launcher.entries()
+        return await open_pattern(self.spec, entries, run_id=self._journal.run_id)
 
     def _on_death(self, member: MemberStatus) -> None:
-        if self._pattern is not None:
-            for name in member.hosts:
-                self._pattern.lost(name)
+        self.work.lost(member.hosts)
 
     # What is asked on the socket
 
@@ -393,19 +319,17 @@ class Controller:
         spec = self.spec.with_count(count)
         await self.launcher.scale(count)
         self.spec = spec
-        self._resize()
+        self.work.resize(spec)
         return {"workers": count}
-
-    def _resize(self) -> None:
-        if self._pattern is not None:
-            self._pattern.resize(self.spec)
 
     async def _rollout(self, batch: int, spec: FleetSpec | None) -> dict[str, Any]:
         if spec is not None:
             check_spec(spec)
         await self.launcher.rollout(batch=batch, spec=spec)
-        self.spec = spec or self.spec
-        self._resize()
+        if spec is not None:
+            self.spec = self.launcher.spec
+            # How many tasks a worker is given, and how often they are tried.
+            self.work.renew()
         return {"members": len(self.launcher.members())}
 
     @contextmanager

@@ -26,6 +26,7 @@ from pilotfleet.fleet.network import (
     open_network,
     wait_for_network,
 )
+from pilotfleet.fleet.partnames import check_names, clear_tags
 from pilotfleet.fleet.plan import HUB, Part, Role, hub_name, plan_fleet
 from pilotfleet.fleet.spec import EMBEDDED, Pattern, check_spec
 from pilotfleet.fleet.wiring import Wiring
@@ -264,6 +265,7 @@ class Launcher:
                 try:
                     for member in chain:
                         await self._add(member)
+                        await self._check_names(member)
                 except PilotError:
                     failed = True
                     raise
@@ -298,6 +300,11 @@ class Launcher:
             del self._keepers[member.name]
             raise
 
+    async def _check_names(self, member: Member) -> None:
+        if self._part is None or member.role not in (Role.GROUP, Role.SUB):
+            return
+        await check_names(self._wiring.socket(member.name), member.hosts, self._part)
+
     async def _stop(self) -> None:
         try:
             for roles in STOP_ORDER:
@@ -322,7 +329,7 @@ class Launcher:
             if names:
                 # Of a daemon that does not run, nobody can find agents for long.
                 with contextlib.suppress(PilotError):
-                    await _clear_tags(self._wiring.socket(keeper.member.name), names)
+                    await clear_tags(self._wiring.socket(keeper.member.name), names)
                 status = replace(keeper.status, agents=len(names), first_agent=names[0])
                 gone.append(replace(status, state=MemberState.STOPPED, pid=0))
         return gone
@@ -430,13 +437,6 @@ class Launcher:
 
     def _with_role(self, *roles: Role) -> list[Keeper]:
         return [k for k in self._keepers.values() if k.member.role in roles]
-
-
-async def _clear_tags(socket: Path, agents: Iterable[str]) -> None:
-    async with await DaemonClient.connect(socket) as client:
-        for agent in agents:
-            await client.call("select-agent", name=agent)
-            await client.request_json(Command.SET_TAGS, b"[]")
 
 
 async def _all(work: Iterable[Any]) -> None:

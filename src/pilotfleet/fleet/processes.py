@@ -31,6 +31,8 @@ PR_SET_PDEATHSIG: Final = 1
 READY_POLL_S: Final = 0.02
 STOP_GRACE_S: Final = 10.0
 LOG_TAIL_BYTES: Final = 2_000
+HINT: Final = "hint:"
+"""With this begins a program's advice for a person."""
 MAX_LOG_BYTES: Final = 16 * 1024 * 1024
 """A log that is larger becomes the old one; there are two files at most."""
 
@@ -206,20 +208,28 @@ class ChildProcess:
             self._log_start = 0
 
     def _ended(self) -> NotRunning:
+        said, advice = self._last_words()
         return NotRunning(
-            f"{self.title} ended ({self.exit_text}): {self._last_line()}",
-            hint=f"its log is {self.log}",
+            f"{self.title} ended ({self.exit_text}): {said}",
+            hint="; ".join([*advice, f"its log is {self.log}"]),
         )
 
     def _last_line(self) -> str:
-        """Return what this process said last; advice for a person does not count."""
+        return self._last_words()[0]
+
+    def _last_words(self) -> tuple[str, list[str]]:
+        """Return what this process said last, and the advice that it gave with it."""
         with open(self.log, "rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(min(self._log_start, size), size - LOG_TAIL_BYTES))
             text = file.read().decode(errors="replace")
         lines = [line for line in text.splitlines() if line.strip()]
-        said = [line for line in lines if not line.startswith("hint:")]
-        return said[-1].strip() if said else "it said nothing"
+        said = [line for line in lines if not line.startswith(HINT)]
+        advice = [line for line in lines[-1:] if line.startswith(HINT)]
+        return (
+            said[-1].strip() if said else "it said nothing",
+            [line.removeprefix(HINT).strip() for line in advice],
+        )
 
 
 async def _spawn(

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # From the specification.
 SYNC_INTERVAL_S: Final = 300.0
+# Of our choosing.
+JOIN_HINT: Final = "check its token: PILOT_JOIN_TOKEN, or --join NETWORK:TOKEN"
 
 
 class Memberships:
@@ -52,6 +54,7 @@ class Memberships:
                     networks.add(number)
             except RegistryError as error:
                 if wanted.is_required:
+                    error.hint = error.hint or JOIN_HINT
                     raise
                 logger.warning(
                     "agent %s does not join network %s: %s",

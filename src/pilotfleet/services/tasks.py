@@ -294,6 +294,7 @@ class TaskService:
     def _connect_parts(self) -> None:
         self.submitted.on_pending = self._tell_peer
         self.submitted.on_update = self._tell_watchers
+        self.submitted.on_asked_again = self.watchers.tell
         self.submitted.on_settled = self._settle
         self.submitted.on_receipt = self._keep_receipt
         self.delivery.on_counted = self._counted

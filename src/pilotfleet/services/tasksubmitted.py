@@ -75,6 +75,10 @@ class Submitted:
         """Called when the worker has to be told something."""
         self.on_update: Callable[[TaskRecord, bytes], None] = lambda record, text: None
         """Called after a change is durable; the second argument is the result."""
+        self.on_asked_again: Callable[[TaskRecord, bytes], None] = lambda record, text: (
+            None
+        )
+        """Called when a task is submitted again that has ended long since."""
         self.on_settled: Callable[[TaskRecord], None] = lambda record: None
         """Called when nothing more is expected from the worker."""
         self.on_receipt: Callable[[TaskRecord, SignedReceipt], None] = (
@@ -90,7 +94,7 @@ class Submitted:
         """Keep a new task and start its delivery. Durable when it returns.
 
         The same task again, to the same worker, is not an error: a caller that lost
-        the answer may repeat the call.
+        the answer may repeat the call. If it has ended, watchers are told again how.
 
         Raises:
             AlreadyExists: The id stands for another task.
@@ -107,6 +111,10 @@ class Submitted:
         known = await self._table.store.get(record.key)
         if known is None or not _is_same(known, record):
             raise AlreadyExists(f"task {record.task_id} exists already")
+        if known.status in FINAL:
+            # Who asks again has not heard of the end; nothing else would tell of it.
+            content = await self._table.store.result(known.key)
+            self.on_asked_again(known, content or b"")
 
     async def submit_and_wait(self, record: TaskRecord) -> SubmitResponse:
         """Submit a task and wait for the worker's answer; a refused one is forgotten.

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from pilotfleet.fleet.patterns.hierarchy import Topology
-from pilotfleet.fleet.patterns.tree import HEARTBEAT_S, LATE_S, LOST_S, SILENT_S, Tree
+from pilotfleet.fleet.patterns.tree import (
+    DEAF_S,
+    HEARTBEAT_S,
+    LATE_S,
+    LOST_S,
+    SILENT_S,
+    Tree,
+)
 
 
 class Fleet:
@@ -53,6 +60,22 @@ def test_who_is_silent_loses_its_cluster_and_gets_it_back(fleet: Fleet) -> None:
     assert fleet.parents() == ["1", "2", "3"]
     assert fleet.tree.epoch == 3
     assert fleet.tree.reparented == 1
+
+
+def test_most_are_not_given_up_as_soon_as_one(fleet: Fleet) -> None:
+    fleet.now += HEARTBEAT_S
+    fleet.hear(1)
+    fleet.now += SILENT_S - HEARTBEAT_S / 2
+    fleet.tree.update()
+    assert fleet.dead == []
+    # What is known, not only not heard, counts.
+    fleet.tree.lost("f-sub-2")
+    assert fleet.dead == ["f-sub-2"]
+    fleet.now += DEAF_S - SILENT_S - HEARTBEAT_S / 2
+    fleet.tree.update()
+    assert fleet.dead == ["f-sub-2", "f-sub-3"]
+    fleet.hear(1, 2, 3)
+    assert fleet.parents() == ["1", "2", "3"]
 
 
 def test_a_known_death_counts_at_once(fleet: Fleet) -> None:

@@ -18,6 +18,7 @@ give its workers tasks of their own, which queue there.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -40,6 +41,10 @@ HEARTBEAT_S: Final = 2.0
 SILENT_S: Final = 5 * HEARTBEAT_S
 """Who was not heard for so long counts as dead. Less takes a busy machine for a dead
 one, and what is under way there is done twice."""
+DEAF_S: Final = 15 * HEARTBEAT_S
+"""The same while most are silent: then it is rather the hub that hears nothing, and
+giving everybody's tasks to others would be the last straw."""
+NEVER: Final = -math.inf
 LOST_S: Final = 3 * HEARTBEAT_S
 """How long a death is told."""
 MAX_LOST: Final = 1_000
@@ -104,7 +109,7 @@ class Tree:
             del self._lost[next(iter(self._lost))]
         self._has_changed.set()
         if name in self._heard:
-            self._heard[name] = now - SILENT_S
+            self._heard[name] = NEVER
             self._deaf_until[name] = now + LATE_S
             self.update()
 
@@ -120,7 +125,7 @@ class Tree:
 
     def update(self) -> None:
         """Decide again who has which cluster."""
-        until = self._clock() - SILENT_S
+        until = self._clock() - self._patience_s()
         before = self.live
         self.live = frozenset(
             name for name, heard in self._heard.items() if heard > until
@@ -138,6 +143,14 @@ class Tree:
         self.parents = parents
         self.epoch += 1
         self._has_changed.set()
+
+    def _patience_s(self) -> float:
+        """Return how long one may be silent now."""
+        # Half the time: the first to be missed must not be judged before the others.
+        until = self._clock() - SILENT_S / 2
+        heard = [when for when in self._heard.values() if when != NEVER]
+        silent = sum(when <= until for when in heard)
+        return DEAF_S if 2 * silent > len(heard) else SILENT_S
 
     def event(self) -> dict[str, Any]:
         """Return the event that tells all of it."""
