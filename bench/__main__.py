@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -41,6 +42,8 @@ BENCHMARKS: dict[str, Callable[[Options], list[Table]]] = {
 
 def main() -> None:
     """Measure, print and save; or print what was saved."""
+    # By default it would leave the fleet that is measured running.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     words = _parser().parse_args()
     unknown = sorted(set(words.names) - {TABLE, *BENCHMARKS})
     if unknown:

@@ -124,9 +124,9 @@ def _meshes(sizes: list[_Size]) -> Table:
     ]
     note = (
         f"Agents of one network in {DAEMONS} daemons, started one after the other."
-        " Joins are all the trust there is: handshakes counts trusted and asked peers of"
-        f" all agents. {PAIRS_PER_AGENT} ordered pairs per agent dial the other's echo port"
-        " for the first time, 16 at a time: tunnel, stream and echo."
+        " Joins are all the trust there is: handshakes counts trusted and asked peers"
+        f" of all agents. {PAIRS_PER_AGENT} ordered pairs per agent dial the other's"
+        " echo port for the first time, 16 at a time: tunnel, stream and echo."
     )
     return Table("Trust in a mesh", columns, rows, note)
 
@@ -180,5 +180,8 @@ async def _all_pairs(net: World, names: list[str]) -> list[float]:
 
 
 async def _until_trusted(one: Agent, other: Agent) -> None:
-    while all(row["node_id"] != other.node_id for row in await one.trusted()):
+    """Wait for what no daemon announces."""
+    while True:
+        if any(row["node_id"] == other.node_id for row in await one.trusted()):
+            return
         await asyncio.sleep(POLL_S)

@@ -127,13 +127,13 @@ def _works(what: str, measured: list[tuple[_Size, _Work]]) -> Table:
         for size, work in measured
     ]
     note = (
-        "First, all tasks are submitted at once to `pilotctl fleet up`; tasks/s runs from"
-        " there to the last result, CPU is that of all programs of the fleet and their"
-        " commands, and *open per worker* is what the agents had been given (median of"
-        " samples). Then as many tasks are open as there are workers, a new one for each"
-        " that is done; latency runs from a task's submission at the control socket to"
-        " its result there. Durable on both sides, polo on, checked results."
-        f" {NO_TASKS}"
+        "First, all tasks are submitted at once to `pilotctl fleet up`: tasks/s runs"
+        " from there to the last result, CPU is that of all programs of the fleet and"
+        " their commands, and *open per worker* is what the agents had been given"
+        " (median of samples). Then as many tasks are open as there are workers, a new"
+        " one for each that is done: latency runs from a task's submission at the"
+        " control socket to its result there. Durable on both sides, polo on, checked"
+        f" results. {NO_TASKS}"
     )
     return Table(f"Many tasks: {what}", columns, rows, note)
 
@@ -174,9 +174,9 @@ def _starts(sizes: list[_Size]) -> Table:
     ]
     note = (
         "Start is `pilotctl fleet up`, from the command until all agents are registered"
-        " and serve. First tasks: as many as there are workers, right after that; tunnels"
-        " are made on the way. Memory of all programs after the tasks of `cat`: RSS"
-        " counts shared pages in each program, PSS once. An official agent is a process"
-        " of its own (see `memory`)."
+        " and serve. First tasks: as many as there are workers, right after that;"
+        " tunnels are made on the way. Memory of all programs after the tasks of"
+        " `cat`: RSS counts shared pages in each program, PSS once. An official agent"
+        " is a process of its own (see `memory`)."
     )
     return Table("Start and memory", columns, rows, note)

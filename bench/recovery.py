@@ -51,6 +51,8 @@ WINDOW_S = 2.0
 STEP_S = 0.05
 ENOUGH = 0.9
 POLL_S = 0.05
+SLACK = 20
+"""Tasks that are given out while the status is on its way."""
 VICTIM = 2
 """Number of the cluster or group that is killed."""
 
@@ -64,8 +66,19 @@ class _Arrival:
     at: float
     agent: str
     attempts: int
-    submitted: float
-    """When the hub gave the task out first."""
+    number: int
+    """Of the task: they are given out in this order."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kill:
+    """Programs that were killed together."""
+
+    at: float
+    healed: float
+    """When all of them were up again."""
+    first_new: int
+    """Number of the first task that had not been given out by then."""
 
 
 @dataclass
@@ -102,11 +115,10 @@ class _Load:
     async def collect(self) -> None:
         """Note what comes, until all of it is there."""
         async for row in self.fleet.control.results("load"):
-            now, result = time.time(), row.result
+            result = row.result
             self.rows.append(row)
-            submitted = now - result.wall_ms / 1000
             self.arrivals.append(
-                _Arrival(now, result.agent, result.attempts, submitted)
+                _Arrival(time.time(), result.agent, result.attempts, int(result.id))
             )
 
     async def watch_tree(self, tag: str) -> None:
@@ -144,7 +156,7 @@ async def _measure(
     first = (VICTIM - 1) * size + 1
     workers = {f"worker-{number}" for number in range(first, first + size)}
     victims = [f"{role}-{VICTIM}" for role in roles]
-    kills: list[tuple[float, float]] = []
+    kills: list[_Kill] = []
     async with running(spec) as fleet:
         load = _Load(fleet)
         async with _working(load, is_tree="hierarchy" in spec):
@@ -153,7 +165,7 @@ async def _measure(
                 print(f"  kill {number + 1}: {victims}", file=sys.stderr, flush=True)
                 kills.append(await _kill(fleet, victims))
                 await asyncio.sleep(SETTLE_S)
-    return [_times(load, workers, *kill) for kill in kills]
+    return [_times(load, workers, kill) for kill in kills]
 
 
 @asynccontextmanager
@@ -172,8 +184,8 @@ async def _working(load: _Load, *, is_tree: bool) -> AsyncIterator[None]:
     check(load.lines, load.rows)
 
 
-async def _kill(fleet: BenchFleet, names: list[str]) -> tuple[float, float]:
-    """SIGKILL members; return when, and when all of them were up again."""
+async def _kill(fleet: BenchFleet, names: list[str]) -> _Kill:
+    """SIGKILL members, and wait until all of them are up again."""
     status = await fleet.control.status()
     found = {row["name"]: row for row in status["members"]}
     killed_at = time.time()
@@ -188,44 +200,53 @@ async def _kill(fleet: BenchFleet, names: list[str]) -> tuple[float, float]:
                 and rows[name]["state"] == "running"
                 for name in names
             ):
-                return killed_at, time.time()
+                return _Kill(killed_at, time.time(), _first_new(status))
 
 
-def _times(load: _Load, workers: set[str], killed: float, healed: float) -> Times:
+def _first_new(status: dict[str, Any]) -> int:
+    """Return how many tasks were given out, or ended, at the time of a status."""
+    tasks, work = status["tasks"], status["workers"]
+    unread = tasks["open"] - work["open"]
+    return int(tasks["tasks"] - unread - work["waiting"]) + SLACK
+
+
+def _times(load: _Load, workers: set[str], kill: _Kill) -> Times:
     """Read off what happened after one kill, in seconds from it."""
+    killed = kill.at
     ends = [arrival.at for arrival in load.arrivals]
     after = load.arrivals[bisect_left(ends, killed) :]
     # What the dead one had been given before may be on its way still.
-    new = [a for a in after if a.submitted > killed or a.attempts > 1]
+    new = [a for a in after if a.number >= kill.first_new or a.attempts > 1]
     theirs = [a.at for a in new if a.agent in workers]
     again = [a.at for a in new if a.attempts > 1]
     usual = _rate(ends, killed, SETTLE_S)
-    slow, back = _dip(ends, killed, usual)
+    slow, back = _dip(ends, kill, usual)
     times: Times = {"first task run again": _since(killed, again)}
     if load.parents:
         moved = [at for at, _ in load.parents if at > killed]
-        home = moved[1] if len(moved) > 1 else healed
+        home = moved[1] if len(moved) > 1 else kill.healed
         through = [at for at in theirs if moved and moved[0] < at < home]
         times["cluster has another parent"] = _since(killed, moved)
         times["first result of it through that"] = _since(killed, through)
         times["cluster is home again"] = _since(killed, moved[1:])
     else:
         times["first result from the group again"] = _since(killed, theirs)
-    times["programs are up again"] = healed - killed
+    times["programs are up again"] = kill.healed - killed
     times["throughput back at 90 %"] = back
     times["lowest throughput, % of before"] = 100 * slow / usual
     times["throughput before, tasks/s"] = usual
     return times
 
 
-def _dip(ends: list[float], killed: float, usual: float) -> tuple[float, float | None]:
+def _dip(ends: list[float], kill: _Kill, usual: float) -> tuple[float, float | None]:
     """Return the lowest rate after a kill, and after how long it was enough again.
 
     Zero where it never was too little; None where it stayed so.
     """
-    steps = int((SETTLE_S - WINDOW_S) / STEP_S)
+    watched_s = kill.healed - kill.at + SETTLE_S
+    steps = int((watched_s - WINDOW_S) / STEP_S)
     offsets = [WINDOW_S + STEP_S * step for step in range(steps)]
-    rates = [_rate(ends, killed + offset, WINDOW_S) for offset in offsets]
+    rates = [_rate(ends, kill.at + offset, WINDOW_S) for offset in offsets]
     lowest = min(rates)
     if lowest >= ENOUGH * usual:
         return lowest, 0.0

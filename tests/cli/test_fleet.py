@@ -112,6 +112,15 @@ def test_no_fleet_is_told(capsys: pytest.CaptureFixture[str], line: str) -> None
     assert "pilotctl fleet up" in error["hint"]
 
 
+@pytest.mark.parametrize("command", ["status", "logs", "down", "up f.toml"])
+def test_a_home_that_no_file_system_has_is_told(
+    capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    error = error_of(capsys, f"{command} --home {'a' * 300}")
+    assert error["code"] in ("not_running", "storage_error", "internal")
+    assert "a" * 300 in error["message"]
+
+
 def test_logs_that_are_not_there_are_told(
     capsys: pytest.CaptureFixture[str], home: Path
 ) -> None:
@@ -175,11 +184,12 @@ def test_result_file_is_begun_anew(home: Path) -> None:
 
 def test_strange_lines_of_a_result_file_are_kept(home: Path) -> None:
     path = home / "r.jsonl"
-    path.write_text('no JSON\n[1]\n{"id": "a"}\n')
+    strange = b'no JSON\n[1]\n{"id": "\xff"}\n' + b'{"a":' * 90_000 + b"\n"
+    path.write_bytes(strange + b'{"id": "a"}\n')
     with ResultFile(path, go_on=True) as file:
         file.write(result("a"))
         file.write(result("b"))
-    assert path.read_text().startswith('no JSON\n[1]\n{"id": "a"}\n{"id":"b"')
+    assert path.read_bytes().startswith(strange + b'{"id": "a"}\n{"id":"b"')
 
 
 def test_result_file_that_cannot_be_written_is_named(home: Path) -> None:

@@ -108,7 +108,7 @@ def test_a_bad_receipt_is_named_and_not_added(
     assert not audit.is_ok
     (wrong,) = audit.wrong
     assert reason in wrong["reason"]
-    assert "NOT every is good" in audit.as_text()
+    assert "NOT every receipt is good" in audit.as_text()
 
 
 def test_a_receipt_counts_once() -> None:

@@ -94,6 +94,32 @@ def test_the_skill_is_removed_and_nothing_else(
     assert (status, answer["code"]) == (1, "not_found")
 
 
+def test_what_somebody_changed_is_removed_only_when_forced(
+    ctl: Callable[..., tuple[int, Any]],
+) -> None:
+    _, answer = ctl("skill", "install")
+    target = Path(answer["data"]["path"])
+    target.write_text("mine")
+    status, answer = ctl("skill", "uninstall")
+    assert (status, answer["code"]) == (1, "already_exists")
+    assert str(target) in answer["message"]
+    assert "--force" in answer["hint"]
+    assert target.read_text() == "mine"
+    assert ctl("skill", "uninstall", "--force")[0] == 0
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("command", ["install", "uninstall", "path"])
+def test_a_folder_without_a_name_is_refused(
+    ctl: Callable[..., tuple[int, Any]], tmp_path: Path, command: str
+) -> None:
+    for words in (("--dir", ""), ("--dir=",)):
+        status, answer = ctl("skill", command, *words)
+        assert (status, answer["code"]) == (1, "invalid_argument")
+        assert "--dir" in answer["message"]
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_folder_that_cannot_be_written_is_told(
     ctl: Callable[..., tuple[int, Any]], tmp_path: Path
 ) -> None:

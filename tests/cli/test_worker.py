@@ -341,10 +341,12 @@ def test_an_agent_that_is_not_hosted_is_named(net: World) -> None:
         (("--id", "a", "--exec", "cat", "--call", "m:f"), "exactly one"),
         (("--id", "a", "--exec", "cat", "--one-shot"), "--one-shot"),
         (("--id", "a", "--exec", "cat", "--gateways", "2"), "--gateways"),
+        (("--id", "a", "--exec", "cat", "--gateways", "0"), "--gateways goes with"),
         (("--id", "a", "--call", "json"), "module:function"),
         (("--id", "a", "--call", "json:nothing"), "nothing"),
         (("--id", "a", "--openclaw", "--gateway", "here"), "here"),
         (("--id", "a", "--openclaw", "--gateways", "-1"), "--gateways"),
+        (("--id", "a", "--openclaw", "--gateways", "0"), "--gateways"),
         (("--id", "a", "--openclaw", "--openclaw-config", "/none"), "/none"),
         (
             ("--id", "a", "--openclaw", "--gateways", "2", "--one-shot"),
@@ -355,7 +357,21 @@ def test_an_agent_that_is_not_hosted_is_named(net: World) -> None:
                 *("--id", "a", "--openclaw", "--gateway", "http://h"),
                 *("--gateway-token-file", "/none"),
             ),
-            "/none",
+            "cannot read /none: No such file",
+        ),
+        (
+            (
+                *("--id", "a", "--openclaw", "--gateway", "http://h"),
+                *("--gateway-token-file", "/none"),
+            ),
+            "OPENCLAW_GATEWAY_TOKEN",
+        ),
+        (
+            (
+                *("--id", "a", "--openclaw", "--gateway", "http://h"),
+                *("--gateway-token-file", "/dev/null"),
+            ),
+            "/dev/null holds no token",
         ),
         (("--id", "a", "--exec", "cat", "--bogus"), "--bogus"),
         (("--id", "a", "--exec", "cat", "extra"), "extra"),

@@ -11,6 +11,7 @@ import pytest
 from pilotfleet.errors import (
     ConnectionRefused,
     DaemonError,
+    InvalidArgument,
     NotFound,
     NotRunning,
     PilotError,
@@ -113,6 +114,8 @@ async def test_events_arrive_by_pattern(one: Agent, two: Agent) -> None:
         await one.publish("other", "not this")
         await one.publish("news.today", {"n": 1})
         await one.publish("news.late", b"bytes")
+        with pytest.raises(InvalidArgument, match="not UTF-8"):
+            await one.publish("news.never", b"\xff")
         got = [await anext(events), await anext(events)]
     assert [event.topic for event in got] == ["news.today", "news.late"]
     assert [event.payload for event in got] == [b'{"n":1}', b"bytes"]

@@ -183,7 +183,7 @@ async def test_follower_hears_of_the_end_of_the_fleet(batches: Batches) -> None:
     waiting = asyncio.ensure_future(anext(batches.results("a", follow=True)))
     for _ in range(1_000):
         # Again, until it waits: it looks at the disk first.
-        batches.end()
+        await batches.end()
         await asyncio.wait([waiting], timeout=0.001)
     with pytest.raises(Closed):
         await waiting
@@ -212,5 +212,21 @@ async def test_batches_and_tasks_are_bounded(
     assert [row["name"] for row in batches.status()] == ["b", "c"]
     with pytest.raises(Busy, match="unfinished batches"):
         await batches.add("d", lines("1"))
-    with pytest.raises(Busy, match="open tasks"):
+    with pytest.raises(Busy, match="2 tasks are more than the 1"):
         await batches.add("c", lines("2", "3"))
+    # What is known already takes no room: a run may be gone on with.
+    assert await batches.add("c", lines("1", "2")) == 1
+    assert await batches.add("c", lines("1", "2")) == 0
+
+
+async def test_tasks_of_a_client_that_left_are_counted_and_given_out(
+    batches: Batches,
+) -> None:
+    leaving = asyncio.ensure_future(batches.add("a", lines("1")))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    async with aclosing(batches.lines()) as stream:
+        await batches.finish(done(await anext(stream)))
+    assert await results_of(batches, "a") == ["1"]
+    assert [(row["tasks"], row["open"]) for row in batches.status()] == [(1, 0)]

@@ -50,11 +50,12 @@ async def test_last_health_of_each_agent_is_kept(
         await publish(client, '{"agent": "other"}', topic="fleet.task")
         await publish(client, "no JSON")
         await publish(client, "[1]")
-        for data in ('{"agent": "b"}', '{"agent": "c"}', '{"agent": "a", "n": 1}'):
+        for data in ('{"agent": "b"}', '{"agent": "c"}', '{"agent":"a","status":"x"}'):
             await publish(client, data)
-        await eventually(lambda: watch.agents["a"].get("n") == 1, what="the last one")
+        await eventually(lambda: watch.states.get("a") == "x", what="the last one")
         assert watch.events >= heard + 3
-        assert watch.agents == {"a": {"agent": "a", "n": 1}, "b": {"agent": "b"}}
+        # Of too many, who was not heard for longest is forgotten.
+        assert watch.states == {"c": "", "a": "x"}
         runs = '{"tasks": [{"status": "SUCCEEDED"}, {"status": "FAILED"}, 7]}'
         for data in (runs, '{"tasks": 7}', '{"agent": "a", "status": "idle"}'):
             await publish(client, data, topic="fleet.task")
@@ -66,6 +67,31 @@ async def test_last_health_of_each_agent_is_kept(
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"agent": "\xff"}',
+        b'{"agent": "\\ud800"}',
+        b'{"agent": ' * 90_000,
+        b'{"agent": "a", "status": ' + b"[" * 90_000 + b"]" * 90_000 + b"}",
+        b'{"agent": {"a": 1}, "status": "idle"}',
+        b'{"agent": "a", "status": ["[/b]"]}',
+        b'{"agent": "%s"}' % (b"a" * 100_000),
+        b'{"agent": "a", "n": 1e999}',
+        b"7",
+        b"",
+    ],
+)
+@pytest.mark.parametrize("topic", ["fleet.health", "fleet.task"])
+def test_nothing_that_a_member_says_ends_the_watch(topic: str, payload: bytes) -> None:
+    watch = HealthWatch()
+    watch.take(topic, payload)
+    assert watch.states == {}
+    assert watch.status()["runs"] == 0
+    watch.take("fleet.health", b'{"agent": "a", "status": "%s"}' % (b"s" * 9_000))
+    assert watch.status()["agents"] == {"s" * 32: 1}
 
 
 async def test_daemon_that_goes_away_ends_the_watch(socket: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pilotfleet.cli.fleetserve import log_path
 from pilotfleet.errors import AlreadyExists, StorageError
 from pilotfleet.fleet.home import link_agents, open_home
 
@@ -42,6 +43,16 @@ def test_sockets_can_be_made_wherever_the_home_is(tmp_path: Path, length: int) -
         assert (home / "run" / path.name).is_socket()
     assert home.is_dir()
     assert sockets.exists() == (length == 1)
+
+
+def test_a_home_is_for_its_user_alone(tmp_path: Path) -> None:
+    home = tmp_path / "deep" / "home"
+    log_path(home)
+    (home / "group-1").mkdir(mode=0o700)
+    link_agents(home, "group-1")
+    folders = [home, *(path for path in home.rglob("*") if path.is_dir())]
+    assert len(folders) >= 5
+    assert {path.stat().st_mode & 0o777 for path in folders} == {0o700}
 
 
 def test_agents_of_all_groups_are_in_one_folder(tmp_path: Path) -> None:

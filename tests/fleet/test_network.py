@@ -101,10 +101,16 @@ def token() -> str:
     return ADMIN_TOKEN
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"network_id": "x", "token": ""}'])
-async def test_damaged_file_is_named(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{", b"[]", b'{"network_id": "x", "token": ""}'),
+        *(b'{"token": "\xff"}', b'{"a": ' * 90_000),
+    ],
+)
+async def test_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "network.json"
-    path.write_text(content)
+    path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"network\.json is damaged"):
         await open_network(
             path,

@@ -191,6 +191,30 @@ async def test_worker_node_that_dies_loses_its_task_to_another(
     assert await uncollected(boss) == 0, "the cancelled attempt is collected as well"
 
 
+async def test_run_that_begins_while_a_worker_is_dead_is_told_as_well(
+    nodes: TaskWorld, boss: Node, client: DaemonClient
+) -> None:
+    bob, eve = await nodes.node("bob"), await nodes.node("eve")
+    await tag(bob, bob="worker")
+    first, desk, other = Run(client, run_id="r"), Desk(), Desk()
+    async with serving(bob, desk), serving(eve, other, "eve"):
+        running = first.start([TaskLine("a", "text")])
+        await desk.has(1)
+        await bob.close()
+        waiting = first.orchestrator.status
+        await eventually(lambda: waiting()["waiting"] == 1, what="the news")
+        running.cancel()
+        await asyncio.wait([running])
+        await tag(eve, eve="worker")
+        async with await connect(boss) as anew:
+            again = Run(anew, run_id="r")
+            running = again.start([TaskLine("a", "text")])
+            await other.has(1)
+            other.finish("text")
+            await running
+    assert (again.results[0].agent, again.results[0].status) == ("eve", "SUCCEEDED")
+
+
 async def test_deadline_cancels_what_the_worker_does(
     nodes: TaskWorld, boss: Node, client: DaemonClient
 ) -> None:

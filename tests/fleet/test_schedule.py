@@ -266,6 +266,19 @@ def test_a_killed_command_is_repeated_up_to_the_limit() -> None:
     ]
 
 
+def test_workers_out_of_reach_cost_a_task_none_of_its_attempts() -> None:
+    names = [f"w{number}" for number in range(9)]
+    bench = Bench(*names, policy=RetryPolicy(max_attempts=3))
+    bench.add("a")
+    for _ in names[1:]:
+        bench.say(bench.last.wire_id, "NEW", is_reachable=False)
+        bench.wait(100.0)
+    assert len(bench.submits) == len(names)
+    assert not bench.results
+    bench.say(bench.last.wire_id, "SUCCEEDED")
+    assert [result.status for result in bench.results] == ["SUCCEEDED"]
+
+
 def test_the_only_worker_is_tried_again_after_its_rest() -> None:
     bench = Bench("w1")
     bench.add("a")

@@ -71,6 +71,19 @@ def test_what_waits_or_is_done_or_unknown_can_be_let_go_as_well() -> None:
     assert actions(made) == [Collect(wire_id)]
 
 
+def test_what_an_earlier_life_began_can_be_let_go_before_it_is_asked_for() -> None:
+    first = schedule()
+    first.add(LINE, 0.0)
+    wire_id = submitted(first)
+    made = schedule()
+    made.adopt(wire_id, "0:0", "EXECUTING")
+    made.cancel("1", 0.0)
+    assert actions(made) == [Cancel(wire_id)]
+    assert not made.has_past
+    made.add(LINE, 1.0)
+    assert submitted(made) == wire_id.removesuffix("1") + "2"
+
+
 def test_a_failure_says_whether_the_task_is_to_blame() -> None:
     made = schedule(policy=RetryPolicy(max_attempts=1))
     made.add(LINE, 0.0)

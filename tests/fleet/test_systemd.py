@@ -80,6 +80,12 @@ def test_homes_stay_readable_for_what_lies_in_one() -> None:
     assert "ProtectHome=read-only" in readable
 
 
+@pytest.mark.parametrize(("place", "word"), [("/tmp", "no"), ("/opt", "yes")])
+def test_programs_in_a_temporary_folder_stay_in_sight(place: str, word: str) -> None:
+    text = units(make_spec(), programs=Path(place, "bin"))["pilot-agent@.service"]
+    assert f"PrivateTmp={word}\n" in text
+
+
 def test_limits_grow_with_the_agents() -> None:
     small, large = (
         units(make_spec(count=count))["pilot-daemon.service"] for count in (1, 20_000)

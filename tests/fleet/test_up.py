@@ -6,11 +6,13 @@ import json
 import os
 import signal
 import stat
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pilotfleet.fleet.controller import DRAIN_S
 from pilotfleet.fleet.journal import Journal
 from tests.fleet.support import read_results, write_spec, write_tasks
 from tests.fleet.upsupport import (
@@ -81,6 +83,33 @@ def test_life_of_a_fleet(net: World) -> None:
     assert json.loads(again.stderr)["code"] == "not_running"
 
 
+def write_pairs(net: World, command: str) -> Path:
+    """Write a specification of four workers, two of them in a group."""
+    spec = write_spec(net, command, count=4)
+    spec.write_text(f"{spec.read_text()}per_process = 2\n")
+    return spec
+
+
+def test_a_rollout_stops_when_what_is_replaced_fails_its_tasks(net: World) -> None:
+    spec = write_pairs(net, "sh -c 'sleep 0.2; cat'")
+    assert fleet(net, "up", spec).returncode == 0
+    rows = [{"id": f"t{number}", "task": f"{number}"} for number in range(150)]
+    tasks = write_lines(net.home / "many.jsonl", rows)
+    fleet(net, "submit", "--tasks", tasks)
+    bad = write_pairs(net, "sh -c 'echo broken >&2; exit 3'")
+    stopped = fleet(net, "rollout", bad, "--batch", "1")
+    assert stopped.returncode == 1
+    assert "the first 3 tasks of what was replaced have failed" in stopped.stderr
+    assert "exit status 3: broken" in stopped.stderr
+    assert fleet(net, "submit", "--task", "fine", "--wait").stdout == "fine\n"
+    waited = fleet(net, "submit", "--tasks", tasks, "--wait", "--json")
+    done = json.loads(waited.stdout)["data"]
+    assert done["succeeded"] + done["failed"] == 150
+    assert done["failed"] < 30
+    status = fleet_data(net, "status")
+    assert all(member["state"] == "running" for member in status["members"])
+
+
 def test_tasks_submitted_before_down_are_done_after_up(net: World) -> None:
     command, done = appending_command(net, 0.2)
     spec = write_spec(net, command, count=2)
@@ -94,6 +123,37 @@ def test_tasks_submitted_before_down_are_done_after_up(net: World) -> None:
     again = fleet_data(net, "submit", "--tasks", tasks, "--wait")
     assert (again["batch"], again["succeeded"]) == (batch, 40)
     assert lines_of(done).keys() == {str(number) for number in range(40)}
+
+
+def test_down_now_ends_a_down_that_waits_for_tasks(net: World) -> None:
+    assert fleet(net, "up", write_spec(net, "sleep 300", count=2)).returncode == 0
+    assert fleet(net, "submit", "--task", "long").returncode == 0
+    wait_until(net, lambda status: status["workers"].get("busy", 0) > 0)
+    with start_fleet_command(net, "down") as down:
+        wait_until(net, lambda status: status["state"] == "draining")
+        started = time.monotonic()
+        assert fleet(net, "down", "--now").returncode == 0
+        assert time.monotonic() - started < DRAIN_S
+    assert down.returncode == 0
+
+
+def test_hierarchical_fleet_works_on_while_it_grows_and_shrinks(net: World) -> None:
+    command, done = appending_command(net, 0.2)
+    spec = write_spec(net, command, count=3, pattern="hierarchical")
+    with spec.open("a") as file:
+        file.write("[hierarchy]\ncluster_size = 3\nfanout = 2\n")
+    assert fleet(net, "up", spec).returncode == 0
+    rows = [{"id": f"t{n}", "task": f"{n}"} for n in range(200)]
+    tasks = write_lines(net.home / "many.jsonl", rows)
+    fleet_data(net, "submit", "--tasks", tasks)
+    # A second level comes, and goes again.
+    assert fleet_data(net, "scale", "workers=12")["workers"] == 12
+    wait_until(net, lambda status: len(status["clusters"]) == 6)
+    assert fleet_data(net, "scale", "workers=2")["workers"] == 2
+    wait_until(net, lambda status: len(status["clusters"]) == 1)
+    again = fleet_data(net, "submit", "--tasks", tasks, "--wait")
+    assert (again["succeeded"], again["failed"]) == (200, 0)
+    assert lines_of(done).keys() == {str(number) for number in range(200)}
 
 
 def test_two_submits_at_once(net: World) -> None:

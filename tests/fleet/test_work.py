@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pilotfleet.fleet.patterns import PatternRun
-    from pilotfleet.fleet.spec import FleetSpec
 
 
 class Daemon:
@@ -74,9 +73,6 @@ class Pattern:
 
     def lost(self, name: str) -> None:
         self._daemon.lost.append(name)
-
-    def resize(self, spec: FleetSpec) -> None:
-        raise AssertionError(spec)
 
 
 @pytest.fixture

@@ -7,20 +7,22 @@ collected.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from tests.openclaw.stub import Stub
+from tests.support.official import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 if os.environ.get("PILOTFLEET_OPENCLAW") != "1":
     collect_ignore_glob = ["test_*.py"]
 
-CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+# By install.sh; asked for before a test has another home.
+INSTALLED: Final = cache_folder() / "openclaw" / "node_modules" / ".bin"
 
 
 @pytest.fixture
@@ -32,8 +34,7 @@ def stub() -> Iterator[Stub]:
 @pytest.fixture(autouse=True)
 def _openclaw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have OpenClaw in the path, and a home of its own for every test."""
-    installed = CACHE / "pilotfleet" / "openclaw" / "node_modules" / ".bin"
-    monkeypatch.setenv("PATH", f"{installed}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{INSTALLED}:{os.environ['PATH']}")
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))

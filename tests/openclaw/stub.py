@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ class Stub:
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
         """Bodies, in the order they came."""
-        self.delay_s = 0.0
-        """How long each answer takes."""
-        self.refusal = 0
-        """Answer with this status instead, unless 0."""
+        self.held_after: int | None = None
+        """So many are answered at once; later ones wait for `release`."""
+        self._go_on = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         routes = [Route("/v1/chat/completions", self._chat, methods=["POST"])]
         config = uvicorn.Config(
             Starlette(routes=routes), log_level="error", lifespan="off"
@@ -76,16 +76,23 @@ class Stub:
         }
         return {"models": {"mode": "replace", "providers": {"stub": provider}}}
 
+    def release(self) -> None:
+        """Answer those that wait, and all that come."""
+        assert self._loop is not None, "nothing was asked yet"
+        self._loop.call_soon_threadsafe(self._go_on.set)
+
     async def _chat(self, request: Request) -> Response:
+        self._loop = asyncio.get_running_loop()
         body = await request.json()
         self.requests.append(body)
-        if self.refusal:
-            error = {"error": {"message": "no", "type": "stub"}}
-            return JSONResponse(error, status_code=self.refusal)
-        return StreamingResponse(self._answer(body), media_type="text/event-stream")
+        waits = self.held_after is not None and len(self.requests) > self.held_after
+        return StreamingResponse(
+            self._answer(body, waits=waits), media_type="text/event-stream"
+        )
 
-    async def _answer(self, body: dict[str, Any]) -> AsyncIterator[str]:
-        await asyncio.sleep(self.delay_s)
+    async def _answer(self, body: dict[str, Any], *, waits: bool) -> AsyncIterator[str]:
+        if waits:
+            await self._go_on.wait()
         text = " ".join(sorted(set(NONCE.findall(json.dumps(body["messages"])))))
         yield _event(body, {"role": "assistant", "content": ""})
         half = len(text) // 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pilotfleet.fleet.control import FleetControl
 from tests.paths.nat import Host, Internet, run
 from tests.support.programs import BIN, data_of
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Machine", "Machines", "agents_of", "ended", "machines"]
 
 COMMAND_S: Final = 150.0
+POLL_S: Final = 0.05
+FLEET: Final = "crowd"
 NAMES: Final = ("one", "two", "three")
 
 
@@ -38,9 +42,10 @@ class Machine:
     env: dict[str, str] = field(default_factory=dict)
     """Variables of its user."""
 
-    def fleet_home(self, name: str) -> Path:
-        """Return where a fleet of that name lives."""
-        return self.home / ".pilot" / "fleets" / name
+    @property
+    def fleet_home(self) -> Path:
+        """Where its part of the fleet lives."""
+        return self.home / ".pilot" / "fleets" / FLEET
 
     def start(self, *argv: object, **env: str) -> subprocess.Popen[str]:
         """Start ``pilotctl fleet …``."""
@@ -73,11 +78,14 @@ class Machine:
 
     def wait_until(self, is_so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Return the status as soon as it is so."""
+        # Not by the command: its start costs more than what is waited for.
+        control = FleetControl(self.fleet_home)
         end = time.monotonic() + COMMAND_S
         while time.monotonic() < end:
-            status = self.status()
+            status = asyncio.run(control.status())
             if is_so(status):
                 return status
+            time.sleep(POLL_S)
         raise AssertionError(f"it never was so: {status}")
 
     def kill(self) -> None:
@@ -117,10 +125,10 @@ class Machines:
         """The machine of part 1."""
         return self.all[0]
 
-    def write_spec(self, name: str, pattern: str, workers: str) -> None:
+    def write_spec(self, pattern: str, workers: str) -> None:
         """Write the specification that all parts have."""
         self.spec.write_text(
-            f'[fleet]\nname = "{name}"\npattern = "{pattern}"\n'
+            f'[fleet]\nname = "{FLEET}"\npattern = "{pattern}"\n'
             f'listen = "{self.first.host.ip}"\n{workers}'
         )
 

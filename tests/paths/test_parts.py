@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -33,12 +34,11 @@ def net() -> Iterator[Machines]:
         yield made
 
 
-def write_fleet(net: Machines, pattern: str, *, pause: float = 0.2) -> None:
+def write_fleet(net: Machines, pattern: str) -> None:
     """Write the specification of 30 workers, on each machine a third of them."""
     work = net.folder / "work.sh"
-    work.write_text(f'read -r text\nsleep {pause}\necho "done: $text"\n')
+    work.write_text('read -r text\nsleep 0.2\necho "done: $text"\n')
     net.write_spec(
-        "crowd",
         pattern,
         f'[workers]\nexec = "sh {work}"\ncount = {WORKERS}\n'
         f"per_process = {PER_GROUP}\n[hierarchy]\ncluster_size = {CLUSTER}\n",
@@ -71,7 +71,7 @@ def begin(
     return submit, results
 
 
-def finish(submit: subprocess.Popen[str], results: Path, count: int) -> dict[str, int]:
+def finish(submit: subprocess.Popen[str], results: Path, count: int) -> Counter[str]:
     """Return who did how many tasks of a batch, all of which must have succeeded."""
     done = ended(submit)
     assert done.returncode == 0, done.stderr + done.stdout
@@ -81,7 +81,8 @@ def finish(submit: subprocess.Popen[str], results: Path, count: int) -> dict[str
 
 
 def run_batch(net: Machines, name: str, *, group: int) -> None:
-    """Run a batch; each of the 30 workers must have a share of it."""
+    """Run a batch as soon as all are known; all machines must have a share of it."""
+    net.first.wait_until(lambda s: s["workers"].get("workers") == WORKERS)
     tasks, results = net.write_tasks(name, 2 * WORKERS)
     summary = net.first.data("submit", "--tasks", tasks, "--results", results, "--wait")
     assert summary["succeeded"] == 2 * WORKERS
@@ -98,7 +99,7 @@ def note(text: str, began: float) -> None:
     print(f"measured: {text}: {time.monotonic() - began:.1f} s")  # noqa: T201
 
 
-def test_hub_and_spoke_outlives_two_of_three_machines(net: Machines) -> None:
+def test_hub_and_spoke_outlives_a_machine(net: Machines) -> None:
     one, two, three = net
     write_fleet(net, "hub-and-spoke")
     give_token(net)
@@ -113,24 +114,33 @@ def test_hub_and_spoke_outlives_two_of_three_machines(net: Machines) -> None:
         assert re.search(rf"^crowd  hub-and-spoke  up .*part {machine.part}", shown)
     run_batch(net, "all", group=PER_GROUP)
 
-    # One machine loses its cable, which nobody is told of, the other one its power.
     submit, results = begin(net, "lost", 600, done=60)
     began = time.monotonic()
-    two.cut()
     three.kill()
     agents = finish(submit, results, 600)
-    note("batch without two machines", began)
-    first = sum(nr for name, nr in agents.items() if machine_of(name, group=10) == 1)
-    assert first > 300, agents
+    note("batch without one machine", began)
+    shares = Counter[int]()
+    for agent, done in agents.items():
+        shares[machine_of(agent, group=PER_GROUP)] += done
+    assert min(shares[1], shares[2]) > shares[3], shares
     assert one.status()["tasks"]["retried"] > 0
 
-    two.plug()
     up = ended(three.start_up())
     assert up.returncode == 0, up.stderr
     began = time.monotonic()
-    one.wait_until(lambda s: s["workers"]["workers"] == WORKERS)
     run_until_all_work(net, group=PER_GROUP)
-    note("machines are used again", began)
+    note("the machine is used again", began)
+
+    # The one that knows the tasks is lost. The others wait; nothing is done twice.
+    submit, _ = begin(net, "first", 300, done=60)
+    one.kill()
+    assert ended(submit).returncode != 0
+    assert {row["state"] for row in two.status()["members"]} == {"running"}
+    up = ended(one.start_up())
+    assert up.returncode == 0, up.stderr
+    tasks, results = net.write_tasks("first", 300)
+    summary = one.data("submit", "--tasks", tasks, "--results", results)
+    assert (summary["succeeded"], agents_of(results).total()) == (300, 300)
     for machine in reversed(net.all):
         assert machine.fleet("down").returncode == 0
 
@@ -153,28 +163,29 @@ def test_clusters_get_parents_on_other_machines(net: Machines) -> None:
     up = ended(one.start_up())
     assert up.returncode == 0, up.stderr
     for machine in (two, three):
-        copy = machine.fleet_home("crowd") / "network.json"
+        copy = machine.fleet_home / "network.json"
         copy.parent.mkdir(parents=True)
-        copy.write_bytes((one.fleet_home("crowd") / "network.json").read_bytes())
+        copy.write_bytes((one.fleet_home / "network.json").read_bytes())
     for start in [machine.start_up() for machine in (two, three)]:
         done = ended(start)
         assert done.returncode == 0, done.stderr
     home = {f"c{nr}": f"crowd-sub-{nr}" for nr in range(1, 7)}
-    one.wait_until(lambda s: s["workers"]["workers"] == WORKERS)
     assert {"sub-2", "subrunner-2", "group-5", "runner-5"} < members_of(two)
     run_batch(net, "all", group=CLUSTER)
 
     # A sub-orchestrator hangs: its cluster works on under one of another machine.
     pids = two.member_pids("sub-2", "subrunner-2")
-    submit, results = begin(net, "hung", 600, done=60)
+    submit, results = begin(net, "hung", 300, done=30)
     began = time.monotonic()
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     status = one.wait_until(lambda s: parents(s) != home)
     note("sub-orchestrator's cluster has another parent", began)
     assert parents(status)["c2"] not in ("crowd-sub-2", "crowd-sub-5")
-    agents = finish(submit, results, 600)
-    assert all(agents[f"worker-{nr}"] > 5 for nr in range(6, 11)), agents
+    finish(submit, results, 300)
+    tasks, results = net.write_tasks("adopted", 2 * WORKERS)
+    one.data("submit", "--tasks", tasks, "--results", results)
+    assert {f"worker-{nr}" for nr in range(6, 11)} <= set(agents_of(results))
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
     one.wait_until(lambda s: parents(s) == home)
@@ -184,31 +195,30 @@ def test_clusters_get_parents_on_other_machines(net: Machines) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     finish(submit, results, 300)
-    row = two.wait_until(
-        lambda s: all(row["state"] == "running" for row in s["members"])
-    )["members"]
-    assert {r["name"]: r["restarts"] for r in row}["sub-2"] == 1
+    two.wait_until(lambda s: {row["state"] for row in s["members"]} == {"running"})
+    restarts = {row["name"]: row["restarts"] for row in two.status()["members"]}
+    assert restarts["sub-2"] == 1
 
-    # The whole machine is lost: two sub-orchestrators and their workers.
+    # The cable of a machine is pulled, which nobody is told of: two sub-orchestrators
+    # and their workers are lost, and found again without anybody's doing.
     submit, results = begin(net, "lost", 600, done=60)
     began = time.monotonic()
-    three.kill()
+    three.cut()
     finish(submit, results, 600)
     note("batch without one machine", began)
-    status = one.status()
-    assert {row["cluster"] for row in status["clusters"] if row["state"] == "down"} == {
-        "c3",
-        "c6",
-    }
-    up = ended(three.start_up())
-    assert up.returncode == 0, up.stderr
+    clusters = one.status()["clusters"]
+    down = {row["cluster"] for row in clusters if row["state"] == "down"}
+    assert down == {"c3", "c6"}
+    began = time.monotonic()
+    three.plug()
     one.wait_until(lambda s: parents(s) == home)
     run_until_all_work(net, group=CLUSTER)
+    note("the machine is used again", began)
 
 
 def test_wrong_parts_are_refused_and_early_ones_wait(net: Machines) -> None:
     one, two, three = net
-    write_fleet(net, "hub-and-spoke", pause=0)
+    write_fleet(net, "hub-and-spoke")
     no_listen = net.folder / "no-listen.toml"
     no_listen.write_text(net.spec.read_text().replace("listen =", "# listen ="))
     for argv, env, said in (

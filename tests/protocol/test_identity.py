@@ -65,6 +65,8 @@ _OTHER = Identity(bytes(32)).public_key
         b"",
         b"[]",
         b"\xff",
+        b'{"private_key": "\xff"}',
+        b'{"a": ' * 90_000,
         b'{"private_key": 1, "public_key": 2}',
         _file("%", encode_key_text(_PUBLIC)),
         _file("é", encode_key_text(_PUBLIC)),

@@ -109,7 +109,7 @@ def picture(directory: Directory) -> dict[str, Any]:
         "trust": {n: directory.trust.bits(n) for n in directory.nodes.by_id},
         "mail": directory.mail,
         "polo": {
-            node: (s.record, s.revision, s.earned, [kept.key for kept in s.kept])
+            node: (s.record, s.revision, s.earned, sorted(s.kept))
             for node, s in directory.ledger.standings.items()
         },
         "receipts": {

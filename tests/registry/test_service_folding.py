@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pilotfleet.protocol.services.polo import reward
 from pilotfleet.registry.directory.folding import GRACE_S, KEEP_S
+from pilotfleet.registry.directory.receipts import newest
 from pilotfleet.registry.store.memory import MemoryStore
 from tests.registry.receipts import receipt, row, statuses
 from tests.registry.test_service_replicas import PieceStore, replicas, settled
@@ -47,6 +48,18 @@ async def filled(store: MemoryStore | None = None) -> tuple[World, list[Agent]]:
         world.clock.time += HOUR_S
     assert scores(world) == [-4, 4 * reward(time_cpu_ms=MINUTE_CPU) - 4, 4]
     return world, agents
+
+
+def audited(world: World) -> list[int]:
+    """Return the scores as the receipts that are shown, and the sums, make them."""
+    ledger = world.directory.ledger
+    totals = []
+    for node in (1, 2, 3):
+        shown = [row for _, row in newest(ledger, node, before=0, limit=1_000)]
+        effects = [row["reward"] if row["worker"] == node else -1 for row in shown]
+        record = ledger.standing(node).record
+        totals.append(record.score + record.folded_sum + sum(effects))
+    return totals
 
 
 async def opened(first: World, **config: float) -> World:
@@ -111,7 +124,7 @@ async def test_folding_that_is_cut_short_anywhere_counts_nothing_twice() -> None
         store.left = 1_000
         # As it would be after a crash at this moment, and as it is without one.
         again = await opened(world)
-        assert scores(again) == before, count
+        assert scores(again) == audited(again) == before, count
         for survivor in (again, await opened(again)):
             await survivor.service.maintain()
             await survivor.service.maintain()

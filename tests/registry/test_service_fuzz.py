@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from pilotfleet.protocol.registry.messages import decode_request, encode_message
 from pilotfleet.protocol.registry.signatures import SIGNED_TYPES, sign_request
+from pilotfleet.protocol.services.receipts import SignedReceipt
 from pilotfleet.registry.service import MESSAGE_TYPES
+from tests.registry.receipts import receipt, row
 from tests.registry.test_directory import picture
 from tests.registry.world import ADMIN_TOKEN, World
 
@@ -22,6 +24,7 @@ FIELDS = [
     "allowed_ports",
     "any",
     "beacon_id",
+    "caller_node_id",
     "cursor",
     "delta",
     "description",
@@ -38,6 +41,7 @@ FIELDS = [
     "limit",
     "listen_addr",
     "max_members",
+    "min_polo",
     "name",
     "network_admin_token",
     "network_id",
@@ -52,10 +56,13 @@ FIELDS = [
     "polo_score",
     "public",
     "public_key",
+    "receipts",
+    "receiver_node_id",
     "relay_only",
     "requester_id",
     "rules",
     "signature",
+    "submitter_node_id",
     "tags",
     "target_node_id",
     "to_node_id",
@@ -118,6 +125,30 @@ tame = st.fixed_dictionaries(
 
 def through_the_wire(message: dict[str, Any]) -> dict[str, Any]:
     return decode_request(encode_message(message))
+
+
+# Receipts that are nearly good: one or two fields are of another type or size.
+crooked = st.fixed_dictionaries(
+    {},
+    optional={
+        name: values | st.integers(-1, 1 << 80)
+        for name in SignedReceipt.__struct_fields__
+    },
+)
+
+
+@given(changes=st.lists(crooked | values, min_size=1, max_size=4))
+async def test_any_receipt_is_judged_alone(changes: list[Any]) -> None:
+    world = World()
+    hub, worker = await world.agents(2)
+    good = row(receipt(hub, worker))
+    rows = [good | c if isinstance(c, dict) else c for c in changes]
+    request = {"type": "polo_receipts", "receipts": [*rows, row(receipt(hub, worker))]}
+    reply = await world.handle(through_the_wire(request))
+    assert len(reply["results"]) == len(rows) + 1
+    # Whatever stands before it, the good one counts, and only once.
+    assert world.directory.polo_score(hub.node) == -1
+    assert world.directory.polo_score(worker.node) == 1
 
 
 @given(request=wild)

@@ -13,7 +13,13 @@ import pytest
 from pilotfleet.protocol.identity import Identity, decode_key_text
 from pilotfleet.protocol.services.polo import reward
 from pilotfleet.protocol.services.receipts import decode_receipt
-from pilotfleet.registry.directory.receipts import MAX_AGE_S, MAX_AHEAD_S
+from pilotfleet.registry.directory.receipts import (
+    MAX_AGE_S,
+    MAX_AHEAD_S,
+    Claim,
+    decide_receipts,
+    prejudge,
+)
 from pilotfleet.registry.service import PeerContext
 from tests.registry.receipts import receipt, row, statuses
 from tests.registry.support import eventually
@@ -187,6 +193,19 @@ async def test_a_key_that_was_replaced_signs_no_more() -> None:
         ]
         assert again.is_signed_by_both(*keys)
     assert decode_receipt(listed["receipts"][1]) == before
+
+
+async def test_a_key_that_is_replaced_during_the_verification_signs_no_more() -> None:
+    world = World()
+    hub, worker = await world.agents(2)
+    now = int(world.clock.wall())
+    claim = Claim.read(row(receipt(hub, worker)))
+    assert prejudge(world.directory, [claim], now=now) == [claim]
+    claim.verify()
+    await worker.ask("rotate_key", new_public_key=Identity(b"n" * 32).public_key_text)
+    decision = decide_receipts(world.directory, [claim], now=now, max_receipts=9)
+    assert statuses(decision.reply) == ["signature verification failed"]
+    assert decision.changes == []
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ async def net(
 ) -> AsyncIterator[TaskWorld]:
     """Yield a rendezvous; its task nodes look at their limits all the time."""
     monkeypatch.setattr("pilotfleet.services.tasks.CHECK_S", 0.05)
+    monkeypatch.setattr("pilotfleet.services.tasks.DEADLINE_CHECK_S", 0.05)
     monkeypatch.setattr("pilotfleet.services.tasklink.FIRST_PAUSE_S", 0.05)
     monkeypatch.setattr("pilotfleet.services.tasklink.LONGEST_PAUSE_S", 0.2)
     async with open_world(tmp_path) as world, open_task_world(world) as made:

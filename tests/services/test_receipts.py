@@ -361,6 +361,44 @@ async def test_a_signature_that_is_none_earns_nothing(
     assert hub.tasks.receipts.rejected == {"signature": 1}
 
 
+async def test_a_signature_that_was_forgotten_is_made_again(
+    net: TaskWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pilotfleet.services.receipts.MAX_OFFERS", 1)
+    worker, peer = await net.node("worker"), await net.bare("peer")
+    program = await worker.program()
+    await program.call("serve", agents=["worker"], concurrency=2)
+    stream = await open_session(peer, worker)
+    results: list[dict[str, Any]] = []
+    for task_id in ("a", "b"):
+        await stream.write(submission(task_id, peer, worker.agent, "x"))
+        assert await program.offer() == task_id
+        await program.call("finish", task_id=task_id, ok=True, result="x")
+    while len(results) < 2:
+        kind, fields = await answer_of(stream)
+        if kind == 4:
+            results.append(fields)
+    assert len(worker.tasks.receipts._offers) == 1
+    for fields in results:
+        receipt = Receipt(
+            task_id=fields["task_id"],
+            submitter=peer.node_id,
+            worker=worker.agent.node_id,
+            digest=hashlib.sha256(b"x").hexdigest(),
+            reward=fields["reward"],
+            idle_ms=fields.get("time_idle_ms", 0),
+            staged_ms=fields.get("time_staged_ms", 0),
+            cpu_ms=fields.get("time_cpu_ms", 0),
+            completed_at=fields["completed_unix"],
+        )
+        signed = {"task_id": receipt.task_id, "receipt": receipt.sign(peer.identity)}
+        await stream.write(frame(5, signed))
+    await until(lambda: not list(worker.tasks.table), "the results are told")
+    kept = (await ledger(program))["receipts"]
+    assert sorted(row["task_id"] for row in kept) == ["a", "b"]
+    assert worker.tasks.receipts.rejected == {}
+
+
 async def test_a_submitter_that_signs_wrongly_leaves_the_worker_no_receipt(
     net: TaskWorld,
 ) -> None:

@@ -99,6 +99,63 @@ async def test_nonsense_ends_its_session_alone(net: TaskWorld, data: bytes) -> N
     assert (await answer_of(bystander))[1]["status"] == 200
 
 
+HUGE = 10**400
+ODD_NUMBERS = [HUGE, -HUGE, 1 << 63, -1]
+
+
+@pytest.mark.parametrize("number", ODD_NUMBERS, ids=range(4))
+async def test_a_task_with_odd_numbers_is_taken(net: TaskWorld, number: int) -> None:
+    worker, peer = await net.node("worker"), await net.bare("peer")
+    program = await worker.program()
+    async with await open_session(peer, worker) as stream:
+        fields = json.loads(submission("odd", peer, worker.agent, "x")[8:])
+        odd = {"priority": number, "deadline_ms": number}
+        await stream.write(frame(1, fields | odd))
+        assert (await answer_of(stream))[1]["status"] == 200
+    assert await program.status("odd", "received") == "NEW"
+
+
+@pytest.mark.parametrize("number", ODD_NUMBERS, ids=range(4))
+async def test_results_with_odd_numbers_count(net: TaskWorld, number: int) -> None:
+    hub, peer = await net.node("hub"), await net.bare("peer")
+    task_id, stream = await taken(peer, hub)
+    names = "time_idle_ms time_staged_ms time_cpu_ms completed_unix reward"
+    odd: dict[str, Any] = dict.fromkeys(names.split(), number)
+    await stream.write(frame(5, {"task_id": task_id, "of": number}))
+    await stream.write(frame(4, {"task_id": task_id, "receipt": "x", **odd}))
+    assert await answer_of(stream) == (5, {"task_id": task_id})
+    assert await (await hub.program()).status(task_id, "submitted") == "SUCCEEDED"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("priority", "7"),
+        ("deadline_ms", 1e9),
+        ("completed_unix", None),
+        ("reward", {"a": {}}),
+        ("receipt", [1]),
+    ],
+)
+async def test_a_field_of_another_type_loses_no_task(
+    net: TaskWorld, field: str, value: object
+) -> None:
+    hub, peer = await net.node("hub"), await net.bare("peer")
+    task_id, stream = await taken(peer, hub)
+    kind = 1 if field in ("priority", "deadline_ms") else 4
+    await stream.write(frame(kind, {"task_id": task_id, field: value}))
+    with suppress(ConnectionReset):
+        await read_all(stream)
+    # The session is over, the task is not.
+    again = await open_session(peer, hub)
+    await again.write(frame(4, {"task_id": task_id, "result_text": "done"}))
+    # The answer to the submission went down with the session, so it comes again.
+    while (answer := await answer_of(again))[0] == 1:
+        continue
+    assert answer == (5, {"task_id": task_id})
+    assert await (await hub.program()).status(task_id, "submitted") == "SUCCEEDED"
+
+
 async def test_a_bad_task_id_does_not_end_a_session(net: TaskWorld) -> None:
     worker, peer = await net.node("worker"), await net.bare("peer")
     async with await open_session(peer, worker) as stream:

@@ -348,6 +348,11 @@ async def test_receipts_that_are_old_or_too_many_are_forgotten(
     assert [row.receipt for row in rows] == [signed("t4"), signed("t5")]
     marks = [(rows[0].number, State.REFUSED, "too old")]
     await store.run(partial(receiptrows.mark, marks=marks))
+    # What the registry said stays, should the receipt come again.
+    refused = task("t4", role=Role.SUBMITTED).key
+    await store.run(
+        partial(receiptrows.keep, key=refused, receipt=signed("t4"), wall=9.0)
+    )
     row = await store.run(
         partial(receiptrows.find, key=task("t4", role=Role.SUBMITTED).key)
     )
@@ -358,3 +363,5 @@ async def test_receipts_that_are_old_or_too_many_are_forgotten(
         (State.REFUSED, 1, 1),
         (State.PENDING, 1, 1),
     }
+    await store.run(partial(receiptrows.prune, wall=receiptrows.RETENTION_S + 9.0))
+    assert await store.run(partial(receiptrows.sums, agent="w1")) == []

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pilotfleet.errors import Busy, Expired, InvalidState, StorageError
-from pilotfleet.protocol.services.tasks import Submit
+from pilotfleet.protocol.services.tasks import Results, Submit
 from pilotfleet.protocol.services.taskstate import Input, Role, Status
 from pilotfleet.services.receipts import Receipts
 from pilotfleet.services.taskrecord import Pending, TaskRecord
 from pilotfleet.services.taskserving import Serving
 from pilotfleet.services.tasksreceived import Outcome, Received, received_record
 from pilotfleet.services.taskstore import TaskStore
+from pilotfleet.services.tasksubmitted import Submitted
 from pilotfleet.services.tasktable import Bounds, TaskTable
 from tests.services.tasksupport import Connection
 
@@ -226,6 +227,22 @@ async def test_a_limit_and_an_answer_cannot_both_end_a_task(store: TaskStore) ->
         await side.received.finish(record, Outcome())
     await settle(store)
     assert side.told == [("a", Status.EXPIRED)]
+
+
+async def test_results_that_come_twice_at_once_count_once_though_given_up(
+    store: TaskStore,
+) -> None:
+    receipts = Receipts(store, {}, wall=lambda: 2000.0)
+    submitted = Submitted(TaskTable(store), receipts, wall=lambda: 2000.0)
+    taken: list[bytes] = []
+    submitted.on_update = lambda record, content: taken.append(content)
+    record = task("a")
+    record.role, record.status = Role.SUBMITTED, Status.EXPIRED
+    await store.insert(record)
+    both = [Results("a", result_text="first"), Results("a", result_text="second")]
+    await asyncio.gather(*(submitted.take_results("w1", PEER, one) for one in both))
+    assert taken == [b"first"]
+    assert await store.result(record.key) == b"first"
 
 
 async def test_loaded_tasks_queue_in_the_order_of_their_acceptance(

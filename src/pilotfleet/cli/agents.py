@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from pilotfleet.cli.terminal import printable
 from pilotfleet.errors import ConnectionFailed, InvalidArgument, NotSupported
 
 if TYPE_CHECKING:
@@ -103,5 +104,5 @@ def _print_table(columns: list[str], cells: list[list[str]]) -> None:
         table.add_column(column.upper().replace("_", " "))
     for line in cells:
         # Text, not markup: names and tags come from other people.
-        table.add_row(*(Text(cell) for cell in line))
+        table.add_row(*(Text(printable(cell)) for cell in line))
     Console().print(table)

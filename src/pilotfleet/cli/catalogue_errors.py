@@ -52,9 +52,10 @@ ERRORS: Final[dict[str, tuple[str, ...]]] = {
     "daemon status": (),
     "agents": _OURS,
     "find-agents": ("invalid_argument", *_OURS),
-    "skill install": ("already_exists",),
-    "skill uninstall": ("not_found",),
-    **dict.fromkeys(("skill path", "skill show"), ()),
+    "skill install": ("invalid_argument", "already_exists"),
+    "skill uninstall": ("invalid_argument", "already_exists", "not_found"),
+    "skill path": ("invalid_argument",),
+    "skill show": (),
     "fleet": (
         *("invalid_argument", "invalid_state", "already_exists", "auth_required"),
         *("not_found", "not_running", "connection_failed", "timeout"),

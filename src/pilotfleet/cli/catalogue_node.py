@@ -97,7 +97,7 @@ ROWS: Final[dict[str, tuple[str, str, str, str, str]]] = {
     "skill uninstall": (
         "fleet",
         "skill:uninstall",
-        "[--dir <path>]",
+        "[--dir <path>] [--force]",
         "Remove the skill again",
         "name, path",
     ),

@@ -6,7 +6,8 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.cli.failures import UsageError
-from pilotfleet.cli.settings import DEFAULT_BEACON, DEFAULT_REGISTRY, default_socket
+from pilotfleet.cli.settings import DEFAULT_BEACON, DEFAULT_REGISTRY
+from pilotfleet.client.socketpath import default_socket
 from pilotfleet.errors import InvalidArgument
 from pilotfleet.protocol.durations import parse_duration
 

@@ -21,8 +21,8 @@ from pilotfleet.cli.settings import (
     DEFAULT_REGISTRY,
     SYSTEM_TRUST,
     choose_registry_trust,
-    default_socket,
 )
+from pilotfleet.client.socketpath import default_socket
 from pilotfleet.errors import ConfigError, DecodeError, InvalidArgument, PilotError
 from pilotfleet.node.config import AgentSpec, HostConfig, NetworkToJoin
 from pilotfleet.protocol.durations import parse_duration

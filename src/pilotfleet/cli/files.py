@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from pilotfleet.cli.connection import is_too_old
 from pilotfleet.cli.filetransfer import Transfer
 from pilotfleet.cli.gate import check_trust
-from pilotfleet.cli.mailfolder import printable, size_text
+from pilotfleet.cli.mailfolder import size_text
+from pilotfleet.cli.terminal import printable
 from pilotfleet.errors import DaemonError, InvalidArgument, NotFound, StorageError
 from pilotfleet.protocol.ipc.commands import Command, pack_node
 

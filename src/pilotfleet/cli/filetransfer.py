@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from pilotfleet.cli.connection import Deadline
 from pilotfleet.cli.exchange import max_frame, open_exchange
 from pilotfleet.cli.failures import NotDelivered
-from pilotfleet.cli.mailfolder import printable, size_text
+from pilotfleet.cli.mailfolder import size_text
+from pilotfleet.cli.terminal import printable
 from pilotfleet.errors import (
     ConnectionFailed,
     DecodeError,

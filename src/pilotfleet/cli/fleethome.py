@@ -88,7 +88,8 @@ def pattern_of(home: Path) -> str:
 
 def is_running(home: Path) -> bool:
     """Tell whether a controller answers in a home."""
-    if not (home / CONTROL_SOCKET).exists():
+    # Not the path's own method: that raises where a folder may not be looked into.
+    if not os.path.exists(home / CONTROL_SOCKET):
         return False
     with short_path(home) as short, socket.socket(socket.AF_UNIX) as probe:
         try:
@@ -144,6 +145,6 @@ def registry_tls() -> TlsConfig | None:
 def _description(home: Path) -> dict[str, str]:
     try:
         table = json.loads((home / DESCRIPTION).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return table if isinstance(table, dict) else {}

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from pilotfleet.cli.fleethome import select_home
-from pilotfleet.errors import InvalidArgument, NotFound
+from pilotfleet.errors import InvalidArgument, NotFound, StorageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,8 +73,12 @@ def _paths(home: Path, member: str) -> list[Path]:
 
     Raises:
         NotFound: There is none.
+        StorageError: Their folder cannot be read.
     """
-    found = sorted((home / "logs").glob("*.log"))
+    try:
+        found = sorted((home / "logs").glob("*.log"))
+    except OSError as error:
+        raise StorageError(f"cannot read {home}: {error.strerror}") from None
     if not found:
         raise NotFound(f"there are no logs in {home / 'logs'}")
     if not member:
@@ -88,11 +92,14 @@ def _paths(home: Path, member: str) -> list[Path]:
 
 def _tail(path: Path, lines: int) -> tuple[list[str], int]:
     """Return the last lines, and how far the file was read."""
-    with open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        start = max(0, size - lines * BYTES_PER_LINE)
-        file.seek(start)
-        data = file.read(size - start)
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            start = max(0, size - lines * BYTES_PER_LINE)
+            file.seek(start)
+            data = file.read(size - start)
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from None
     complete = data.rpartition(b"\n")[0].split(b"\n") if b"\n" in data else []
     if start and complete:
         del complete[0]  # It has no beginning.

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final, Self
 
+from pilotfleet.cli.terminal import printable
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -44,7 +46,7 @@ class RunProgress:
     def say(self, what: str) -> None:
         """Tell what is being done now."""
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, description=what)
+            self._bar.update(self._task, description=printable(what))
         elif not self._quiet:
             self._print(what)
 
@@ -76,7 +78,8 @@ class RunProgress:
         )
 
         self._bar = Progress(
-            TextColumn("{task.description:<24}"),
+            # No markup: what is said may quote a program.
+            TextColumn("{task.description:<24}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[failed]} failed"),

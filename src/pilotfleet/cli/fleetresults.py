@@ -111,7 +111,7 @@ class ResultFile:
             end += len(line)
             try:
                 row = msgspec.json.decode(line, type=dict[str, Any])
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue
             self._written.add(str(row.get("id")))
         self._file.truncate(end)

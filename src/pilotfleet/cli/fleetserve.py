@@ -9,6 +9,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Final
 
+from pilotfleet.cli.logs import TEXT_FORMAT, TextFormatter
 from pilotfleet.errors import StorageError
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ def log_path(home: Path) -> Path:
     """
     path = home / "logs" / "fleet.log"
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Each by itself: what ``parents`` makes is open to others.
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise StorageError(
@@ -46,8 +49,7 @@ def log_to_file(home: Path) -> None:
     handler = logging.handlers.RotatingFileHandler(
         log_path(home), maxBytes=LOG_BYTES, backupCount=LOG_BACKUPS, delay=True
     )
-    form = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    handler.setFormatter(logging.Formatter(form))
+    handler.setFormatter(TextFormatter(TEXT_FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 

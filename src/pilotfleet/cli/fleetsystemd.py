@@ -8,21 +8,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pilotfleet.cli.settings import SYSTEM_TRUST, Settings, default_socket
+from pilotfleet.cli.fleethome import registry_tls
+from pilotfleet.cli.settings import Settings
 from pilotfleet.client.daemon import DaemonClient
 from pilotfleet.client.registry import RegistryClient
-from pilotfleet.errors import (
-    DecodeError,
-    InvalidArgument,
-    StorageError,
-)
+from pilotfleet.client.socketpath import default_socket
+from pilotfleet.errors import DecodeError, InvalidArgument, StorageError
 from pilotfleet.fleet.enrolment import enrol_agents
 from pilotfleet.fleet.plan import Part
 from pilotfleet.fleet.processes import find_program
 from pilotfleet.fleet.spec import load_spec
 from pilotfleet.fleet.systemd import Layout, write_units
 from pilotfleet.protocol.registry.endpoints import parse_endpoint
-from pilotfleet.transport.tls import TlsConfig
 
 if TYPE_CHECKING:
     from pilotfleet.cli.arguments import Arguments
@@ -41,24 +38,29 @@ def systemd(words: Arguments, output: Output) -> None:
     if not (words.positionals and words.text("out")):
         raise InvalidArgument("fleet systemd needs SPEC and --out")
     path = Path(words.positional(0)).absolute()
+    folder = Path(words.text("cwd") or Path.cwd()).absolute()
+    if not folder.is_dir():
+        raise InvalidArgument(
+            f"--cwd: {folder} is not a folder", hint="commands of tasks run there"
+        )
     units = write_units(
         load_spec(path),
         Layout(
             programs=Path(find_program("pilotctl")).parent.absolute(),
             spec=path,
-            folder=Path(words.text("cwd") or Path.cwd()).absolute(),
+            folder=folder,
             interpreter=Path(sys.executable).resolve(),
             part=Part.parse(words.text("part", "1/1")),
         ),
     )
-    folder = Path(words.text("out"))
+    out = Path(words.text("out"))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         for name, text in units.items():
-            (folder / name).write_text(text)
+            (out / name).write_text(text)
     except OSError as error:
-        raise StorageError(f"cannot write to {folder}: {error.strerror}") from None
-    files = [str(folder / name) for name in units]
+        raise StorageError(f"cannot write to {out}: {error.strerror}") from None
+    files = [str(out / name) for name in units]
     output.result({"files": files}, "\n".join(files))
 
 
@@ -89,7 +91,7 @@ async def _enrol(words: Arguments) -> tuple[int, int]:
     home = Path(words.text("home") or settings.directory)
     async with (
         await DaemonClient.connect(socket) as client,
-        RegistryClient(endpoint, tls=_tls(settings)) as registry,
+        RegistryClient(endpoint, tls=registry_tls()) as registry,
     ):
         return await enrol_agents(
             spec,
@@ -99,10 +101,3 @@ async def _enrol(words: Arguments) -> tuple[int, int]:
             admin_token=settings.admin_token,
             token=os.environ.get("PILOT_JOIN_TOKEN", ""),
         )
-
-
-def _tls(settings: Settings) -> TlsConfig | None:
-    trust = settings.registry_trust()
-    if trust is None:
-        return None
-    return TlsConfig(fingerprint=None if trust == SYSTEM_TRUST else trust)

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.cli.fleethome import select_home
+from pilotfleet.cli.terminal import printable
 from pilotfleet.errors import InvalidArgument
 from pilotfleet.fleet.control import FleetControl
 
@@ -70,7 +71,8 @@ def _frame(status: dict[str, Any]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    parts: list[RenderableType] = [Text(_headline(status), style="bold")]
+    headline = printable(_headline(status))
+    parts: list[RenderableType] = [Text(headline, style="bold")]
     parts += [_numbers(status), _members(status["members"])]
     if status["batches"]:
         parts.append(_batches(status["batches"][-MOST_BATCHES:]))
@@ -91,7 +93,8 @@ def _numbers(status: dict[str, Any]) -> Table:
     states = status["health"]["agents"]
     agents = ", ".join(f"{count} {state}" for state, count in states.items())
     table = _table("", "AGENTS", "WORKERS", "BUSY", "TASKS/S", "ERRORS", "OPEN", "DONE")
-    table.add_row(
+    _row(
+        table,
         agents or "no health yet",
         *(str(status["agents"]), str(workers.get("workers", "-"))),
         *(str(workers.get("busy", "-")), f"{status['tasks_per_second']:g}"),
@@ -108,12 +111,13 @@ def _members(members: list[dict[str, Any]]) -> Table:
         members, key=lambda row: (row["state"] == _UNREMARKABLE, -row["restarts"])
     )
     for row in ranked[:MOST_MEMBERS]:
-        table.add_row(
+        _row(
+            table,
             *(row["name"], row["state"], str(row["agents"]), str(row["restarts"])),
             row["last_exit"] or "-",
         )
     if len(members) > MOST_MEMBERS:
-        table.add_row(f"and {len(members) - MOST_MEMBERS} more", "", "", "", "")
+        _row(table, f"and {len(members) - MOST_MEMBERS} more", "", "", "", "")
     return table
 
 
@@ -121,7 +125,7 @@ def _batches(batches: list[dict[str, Any]]) -> Table:
     table = _table("BATCH", "TASKS", "OPEN", "SUCCEEDED", "FAILED", "RETRIED")
     keys = ("name", "tasks", "open", "succeeded", "failed", "retried")
     for batch in batches:
-        table.add_row(*(str(batch[key]) for key in keys))
+        _row(table, *(str(batch[key]) for key in keys))
     return table
 
 
@@ -129,14 +133,14 @@ def _clusters(clusters: list[dict[str, Any]]) -> Table:
     keys = list(clusters[0])
     table = _table(*(key.upper().replace("_", " ") for key in keys))
     for cluster in clusters:
-        table.add_row(*(str(cluster.get(key, "")) for key in keys))
+        _row(table, *(str(cluster.get(key, "")) for key in keys))
     return table
 
 
 def _slowest(tasks: list[dict[str, Any]]) -> Table:
     table = _table("SLOWEST TASK", "AGENT", "MS")
     for task in tasks:
-        table.add_row(task["id"], task["agent"] or "-", f"{task['ms']:g}")
+        _row(table, task["id"], task["agent"] or "-", f"{task['ms']:g}")
     return table
 
 
@@ -147,3 +151,10 @@ def _table(*heads: str) -> Table:
     for head in heads:
         table.add_column(head, no_wrap=True)
     return table
+
+
+def _row(table: Table, *cells: str) -> None:
+    """Add a row of text, not markup: what is in it may come from other people."""
+    from rich.text import Text
+
+    table.add_row(*(Text(printable(cell)) for cell in cells))

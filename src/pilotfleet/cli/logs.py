@@ -17,9 +17,10 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from pilotfleet.cli.terminal import printable
 from pilotfleet.errors import InvalidArgument
 
-__all__ = ["JsonFormatter", "configure_logging"]
+__all__ = ["TEXT_FORMAT", "JsonFormatter", "TextFormatter", "configure_logging"]
 
 LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -33,6 +34,15 @@ DEFAULT_MAX_BYTES: Final = 50 * 1024 * 1024
 DEFAULT_BACKUPS: Final = 3
 CHECK_EVERY: Final = 100
 """Records between two looks at the size of the file."""
+
+
+class TextFormatter(logging.Formatter):
+    """One line for each record, whatever other people's words are in it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line; a traceback follows on lines of its own."""
+        record.message = printable(record.message).replace("\n", "\\n")
+        return super().formatMessage(record)
 
 
 class JsonFormatter(logging.Formatter):
@@ -124,6 +134,6 @@ def configure_logging(
         raise InvalidArgument(f"log format {log_format!r} is not text or json")
     handler = RotatingStderr(max_bytes=max_bytes, backups=backups)
     handler.setFormatter(
-        JsonFormatter() if log_format == "json" else logging.Formatter(TEXT_FORMAT)
+        JsonFormatter() if log_format == "json" else TextFormatter(TEXT_FORMAT)
     )
     logging.basicConfig(level=LEVELS[level.lower()], handlers=[handler], force=True)

@@ -18,7 +18,6 @@ from pilotfleet.cli.mailfolder import (
     list_folder,
     mail_folders,
     message_ids,
-    printable,
     read_message,
     received_at,
     remove_files,
@@ -26,6 +25,7 @@ from pilotfleet.cli.mailfolder import (
     size_text,
     try_message,
 )
+from pilotfleet.cli.terminal import printable
 from pilotfleet.errors import InvalidArgument, NotFound
 from pilotfleet.protocol.durations import parse_duration
 

@@ -39,7 +39,6 @@ __all__ = [
     "list_folder",
     "mail_folders",
     "message_ids",
-    "printable",
     "read_message",
     "received_at",
     "remove_files",
@@ -50,10 +49,6 @@ __all__ = [
 
 _SUFFIX: Final = ".json"
 _INBOX_ID: Final = re.compile(r"[A-Z]+-[0-9]{8}-[0-9]{6}\.[0-9]{3}(-[0-9]+)?")
-# Controls but for newline and tabulator, and what turns the direction of text.
-_UNPRINTABLE: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
-)
 
 
 class Folders(NamedTuple):
@@ -206,11 +201,6 @@ def remove_files(folder: str, names: Iterable[str]) -> int:
 
 
 # Text for people.
-
-
-def printable(text: str) -> str:
-    """Return a text without what would steer a terminal."""
-    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def age_text(seconds: float | None) -> str:

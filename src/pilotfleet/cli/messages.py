@@ -14,13 +14,13 @@ from pilotfleet.cli.gate import check_trust
 from pilotfleet.cli.mailfolder import (
     is_inbox_id,
     mail_folders,
-    printable,
     try_message,
 )
 from pilotfleet.cli.replies import ReplyWatch
 from pilotfleet.cli.sending import Message, Sender
 from pilotfleet.cli.steps import Steps, variable_is_set
 from pilotfleet.cli.streams import encode
+from pilotfleet.cli.terminal import printable
 from pilotfleet.errors import ConnectionFailed, InvalidArgument, TimedOut
 from pilotfleet.protocol.durations import format_duration, parse_duration
 from pilotfleet.protocol.ipc.commands import Command

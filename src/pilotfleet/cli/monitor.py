@@ -18,8 +18,8 @@ import click
 
 import pilotfleet
 from pilotfleet.cli.logs import configure_logging
-from pilotfleet.cli.serving import fast_loop, run_program, tell_ready
-from pilotfleet.errors import InvalidArgument, Unavailable
+from pilotfleet.cli.serving import fast_loop, run_command, tell_ready
+from pilotfleet.errors import Unavailable
 from pilotfleet.fleet.agent import Agent
 
 if TYPE_CHECKING:
@@ -54,15 +54,7 @@ def _command(**flags: Any) -> None:
 
 def main() -> NoReturn:
     """Run ``pilot-monitor`` with the arguments of the process."""
-    sys.exit(run_program(_read_and_run))
-
-
-def _read_and_run() -> None:
-    try:
-        _command.main(prog_name=PROGRAM, standalone_mode=False)
-    except click.ClickException as error:
-        message = error.format_message().rstrip(".")
-        raise InvalidArgument(message, hint=f"see: {PROGRAM} --help") from None
+    sys.exit(run_command(_command, PROGRAM))
 
 
 async def _follow_until_signal(flags: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 Results go to stdout, everything else to stderr. With ``--json`` a result is one
 line ``{"data":…,"status":"ok"}`` and an error one line with ``"status":"error"``.
+What would steer a terminal is made visible where there is one; files and pipes get
+every character as it is.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ from __future__ import annotations
 import json
 import sys
 from typing import TYPE_CHECKING, Any, Final
+
+from pilotfleet.cli.terminal import escaped, printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,13 +57,14 @@ class Output:
         if self.json:
             self.line({"data": data, "status": "ok"})
         elif text is None:
-            _write(sys.stdout, json.dumps(data, indent=2, ensure_ascii=False))
+            text = json.dumps(data, indent=2, ensure_ascii=False)
+            _write(sys.stdout, text, is_json=True)
         else:
             _write(sys.stdout, text)
 
     def line(self, value: Any) -> None:
         """Print one object on one line, without envelope."""
-        _write(sys.stdout, compact_json(value))
+        _write(sys.stdout, compact_json(value), is_json=True)
 
     def text(self, text: str) -> None:
         """Print plain text, whatever the mode."""
@@ -91,10 +96,12 @@ class Output:
         }
         if error.hint:
             envelope = {**envelope, "hint": error.hint}
-        _write(sys.stderr, compact_json(envelope))
+        _write(sys.stderr, compact_json(envelope), is_json=True)
 
 
-def _write(stream: TextIO, text: str) -> None:
+def _write(stream: TextIO, text: str, *, is_json: bool = False) -> None:
+    if stream.isatty():
+        text = escaped(text) if is_json else printable(text.replace("\r\n", "\n"))
     # Text from peers or arguments may hold what the terminal's encoding, or any
     # encoding, has no bytes for. A flush per line, for readers of a pipe.
     encoding = stream.encoding or "utf-8"

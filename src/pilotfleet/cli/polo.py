@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 SHOWN: Final = 50
 """Receipts that are listed unless told."""
+EARNED_UNSAID: Final = ("received", "pending")
+UNSAID_NOTE: Final = (
+    "What is pending and received is delivered by the one who submitted the task;"
+    " pilotctl polo claim asks the registry about it."
+)
 STATES: Final = ("pending", "counted", "known", "refused")
 PAGE: Final = 500
 AUDIT_PAGE: Final = 500
@@ -52,6 +57,8 @@ def receipts(context: Context, arguments: Arguments) -> None:
     data = {"receipts": rows, "sums": body.get("sums"), "next_cursor": cursor}
     lines = [_receipt_line(row) for row in rows] or ["No receipts"]
     lines += _sum_lines(body.get("sums") or {})
+    if any((row["role"], row["state"]) == EARNED_UNSAID for row in rows):
+        lines.append(UNSAID_NOTE)
     context.output.result(data, "\n".join(lines))
 
 

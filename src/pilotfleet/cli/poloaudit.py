@@ -95,7 +95,8 @@ class Audit:
             + ("the score" if self.computed == self.score else "NOT the score"),
         ]
         lines += [f"wrong: {row['task_id']}: {row['reason']}" for row in self.wrong]
-        lines.append("every receipt is good" if not self.wrong else "NOT every is good")
+        every = "NOT every" if self.wrong else "every"
+        lines.append(f"{every} receipt is good")
         return "\n".join(lines)
 
     def _checked(self, row: Any) -> SignedReceipt:

@@ -10,16 +10,20 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.cli.sdnotify import notify_systemd
+from pilotfleet.cli.terminal import printable
 from pilotfleet.errors import InvalidArgument, PilotError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    import click
+
 __all__ = [
     "EXIT_INTERRUPTED",
     "at_least_one",
     "fast_loop",
+    "run_command",
     "run_program",
     "settle_memory",
     "tell_ready",
@@ -38,11 +42,29 @@ def run_program(run: Callable[[], None]) -> int:
         run()
     except PilotError as error:
         hint = f"\nhint:  {error.hint}" if error.hint else ""
-        sys.stderr.write(f"error: {error}{hint}\n")
+        text = f"error: {error}{hint}\n"
+        sys.stderr.write(printable(text) if sys.stderr.isatty() else text)
         return EXIT_FAILED
     except (KeyboardInterrupt, asyncio.CancelledError):
         return EXIT_INTERRUPTED
     return 0
+
+
+def run_command(command: click.Command, program: str) -> int:
+    """Run a command with the arguments of the process; return the exit status.
+
+    A mistake in them is told in one line, as every other, and not in click's three.
+    """
+    from click import ClickException
+
+    def run() -> None:
+        try:
+            command.main(prog_name=program, standalone_mode=False)
+        except ClickException as error:
+            message = error.format_message().rstrip(".")
+            raise InvalidArgument(message, hint=f"see: {program} --help") from None
+
+    return run_program(run)
 
 
 def fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

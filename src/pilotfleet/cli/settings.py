@@ -12,6 +12,7 @@ import re
 import sys
 from typing import Any, Final
 
+from pilotfleet.client.socketpath import default_socket
 from pilotfleet.errors import AuthRequired, InvalidArgument, StorageError
 
 __all__ = [
@@ -20,7 +21,6 @@ __all__ = [
     "SYSTEM_TRUST",
     "Settings",
     "choose_registry_trust",
-    "default_socket",
     "find_program",
 ]
 
@@ -68,14 +68,6 @@ def choose_registry_trust(
             " system's authorities with --registry-trust system",
         )
     return pin
-
-
-def default_socket() -> str:
-    """Return where a daemon listens unless told otherwise (ipc.md section 1)."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if sys.platform == "linux" and runtime:
-        return os.path.join(runtime, "pilot.sock")
-    return "/tmp/pilot.sock"
 
 
 def find_program(name: str, variable: str) -> str | None:

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pilotfleet.errors import AlreadyExists, NotFound, StorageError
+from pilotfleet.errors import AlreadyExists, InvalidArgument, NotFound, StorageError
 from pilotfleet.transport.files import replace_file
 
 if TYPE_CHECKING:
@@ -22,11 +22,8 @@ def install(context: Context, arguments: Arguments) -> None:
     """Copy the skill to where OpenClaw looks for it."""
     target, text = _target(arguments), _text()
     existing = _read(target)
-    if existing not in (None, text) and not arguments.enabled("force"):
-        raise AlreadyExists(
-            f"{target} is there and differs",
-            hint="replace it with --force",
-        )
+    if existing is not None:
+        _check_ours(target, existing, arguments, "replace it with --force")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         replace_file(target, text.encode(), mode=0o644)
@@ -39,8 +36,10 @@ def install(context: Context, arguments: Arguments) -> None:
 def uninstall(context: Context, arguments: Arguments) -> None:
     """Remove the skill again, and nothing else that is in its folder."""
     target = _target(arguments)
-    if _read(target) is None:
+    existing = _read(target)
+    if existing is None:
         raise NotFound(f"{target} is not there", hint="name its folder with --dir")
+    _check_ours(target, existing, arguments, "remove it with --force")
     try:
         target.unlink()
         if not any(target.parent.iterdir()):
@@ -75,8 +74,18 @@ def _target(arguments: Arguments) -> Path:
 
     By default in OpenClaw's managed skills, which every agent of the user has.
     """
-    folder = Path(arguments.text("dir")) if arguments.text("dir") else _skills()
-    return folder.absolute() / NAME / FILE
+    if not arguments.has("dir"):
+        return _skills().absolute() / NAME / FILE
+    # Empty is likely a variable that was never set, and would be the working folder.
+    if not arguments.text("dir"):
+        raise InvalidArgument("--dir is empty", hint="name a folder of skills")
+    return Path(arguments.text("dir")).absolute() / NAME / FILE
+
+
+def _check_ours(target: Path, text: str, arguments: Arguments, remedy: str) -> None:
+    """Refuse to lose what somebody changed."""
+    if text != _text() and not arguments.enabled("force"):
+        raise AlreadyExists(f"{target} is there and differs", hint=remedy)
 
 
 def _skills() -> Path:

@@ -18,13 +18,13 @@ from pilotfleet.cli.logs import configure_logging
 from pilotfleet.cli.serving import (
     at_least_one,
     fast_loop,
-    run_program,
+    run_command,
     settle_memory,
     tell_ready,
 )
-from pilotfleet.cli.settings import default_socket
 from pilotfleet.cli.workerkinds import FLAGS, Kind, read_kind
 from pilotfleet.client.daemon import DaemonClient
+from pilotfleet.client.socketpath import default_socket
 from pilotfleet.errors import InvalidArgument
 from pilotfleet.fleet.worker.identities import expand_names
 from pilotfleet.fleet.worker.runner import Worker, WorkerConfig
@@ -74,16 +74,7 @@ def _command(**flags: Any) -> None:
 
 def main() -> NoReturn:
     """Run ``openclaw-worker`` with the arguments of the process."""
-    sys.exit(run_program(_read_and_run))
-
-
-def _read_and_run() -> None:
-    try:
-        _command.main(prog_name=PROGRAM, standalone_mode=False)
-    except click.ClickException as error:
-        # One line, as for every other mistake, not click's three.
-        message = error.format_message().rstrip(".")
-        raise InvalidArgument(message, hint=f"see: {PROGRAM} --help") from None
+    sys.exit(run_command(_command, PROGRAM))
 
 
 def _run(flags: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ FLAGS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
     ("openclaw-agent", "Agent of the OpenClaw configuration.", {"default": "main"}),
     ("openclaw-model", "provider/model that OpenClaw uses.", {"default": ""}),
     ("openclaw-config", "OpenClaw configuration to build on.", {"default": ""}),
-    ("gateways", "OpenClaw gateways to start.", {"default": 0}),
+    ("gateways", "OpenClaw gateways to start.", {"type": int}),
     ("gateway", "Address of a running OpenClaw gateway.", {"multiple": True}),
     ("gateway-token-file", "File with that gateway's token.", {"default": ""}),
     ("one-shot", "A process of OpenClaw for each task.", {"is_flag": True}),
@@ -48,6 +48,10 @@ FLAGS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
 """Name, help and settings of each flag that says how tasks are done."""
 
 _KINDS: Final = ("exec", "call", "openclaw", "delegate")
+_TOKEN_REMEDY: Final = (
+    "write the gateway's token (gateway.auth.token of its configuration) into that"
+    " file, or leave the flag out and set OPENCLAW_GATEWAY_TOKEN"
+)
 _OF_OPENCLAW: Final = ("openclaw_model", "openclaw_config", "gateways", "gateway")
 
 
@@ -98,9 +102,14 @@ def read_kind(flags: dict[str, Any]) -> Kind:
 
 def _refuse_openclaw_flags(flags: dict[str, Any]) -> None:
     for name in (*_OF_OPENCLAW, "gateway_token_file", "one_shot"):
-        if flags[name]:
+        if _is_given(flags[name]):
             flag = "--" + name.replace("_", "-")
             raise InvalidArgument(f"{flag} goes with --openclaw only")
+
+
+def _is_given(value: object) -> bool:
+    """Tell a flag's value from its default; the number 0 is a value."""
+    return value is not False and value not in (None, "", ())
 
 
 def _folder(text: str) -> Path | None:
@@ -188,7 +197,10 @@ def _read_openclaw(
 ) -> Kind:
     from pilotfleet.fleet.worker.openclaw.config import DEFAULT_TURNS, OpenClawConfig
 
-    count = at_least_one(flags["gateways"] or len(flags["gateway"]) or 1, "--gateways")
+    count = flags["gateways"]
+    if count is None:
+        count = len(flags["gateway"]) or 1
+    count = at_least_one(count, "--gateways")
     config = OpenClawConfig(
         agent=flags["openclaw_agent"],
         model=flags["openclaw_model"],
@@ -197,7 +209,9 @@ def _read_openclaw(
         turns=-(-flags["max_processes"] // count) or DEFAULT_TURNS,
         timeout_s=timeout_s,
     )
-    ways = [name for name in ("gateways", "gateway", "one_shot") if flags[name]]
+    ways = [
+        name for name in ("gateways", "gateway", "one_shot") if _is_given(flags[name])
+    ]
     if len(ways) > 1:
         raise InvalidArgument(
             "--gateways, --gateway and --one-shot are different ways to run OpenClaw",
@@ -283,8 +297,15 @@ def _token(text: str) -> str:
         return os.environ.get("OPENCLAW_GATEWAY_TOKEN", "")
     try:
         token = Path(text).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"--gateway-token-file: {error}") from None
+    except OSError as error:
+        raise InvalidArgument(
+            f"--gateway-token-file: cannot read {text}: {error.strerror}",
+            hint=_TOKEN_REMEDY,
+        ) from None
+    except UnicodeDecodeError:
+        token = ""
     if not token or not token.isprintable():
-        raise InvalidArgument(f"--gateway-token-file: {text} holds no token")
+        raise InvalidArgument(
+            f"--gateway-token-file: {text} holds no token", hint=_TOKEN_REMEDY
+        )
     return token

@@ -8,19 +8,18 @@ object has open ends with it; tasks that were submitted go on.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import os
 import sys
-import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 import msgspec
 
 from pilotfleet.client.daemon import DaemonClient
+from pilotfleet.client.socketpath import default_socket
 from pilotfleet.errors import (
     DaemonError,
     DecodeError,
@@ -31,7 +30,7 @@ from pilotfleet.errors import (
 from pilotfleet.fleet.processes import ChildProcess
 from pilotfleet.fleet.submissions import Submissions, TaskHandle
 from pilotfleet.fleet.subscription import Subscription
-from pilotfleet.fleet.worker.job import MAX_RESULT_BYTES, Job, Outcome
+from pilotfleet.fleet.worker.call import CallRunner
 from pilotfleet.fleet.worker.runner import Worker, WorkerConfig
 from pilotfleet.protocol.address import BACKBONE, Address
 from pilotfleet.protocol.ipc.commands import Command, HandshakeSub, pack_node
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pilotfleet.client.streams import ClientListener, ClientStream
+    from pilotfleet.fleet.worker.job import Job
 
 __all__ = ["Agent", "FoundAgent", "Handler", "Target"]
 
@@ -101,7 +101,8 @@ class Agent:
             NotRunning: No daemon listens there.
             NotFound: The daemon hosts no agent of that name.
         """
-        agent = cls(Path(socket or _default_socket()), name, AsyncExitStack())
+        place = socket or os.environ.get("PILOT_SOCKET") or default_socket()
+        agent = cls(Path(place), name, AsyncExitStack())
         await agent._open()
         return agent
 
@@ -335,6 +336,7 @@ class Agent:
                 be lost later on, in favour of younger ones.
 
         Raises:
+            InvalidArgument: The bytes are not UTF-8.
             PilotError: It could not be handed over.
         """
         options = {"broker": broker} if broker else {}
@@ -402,11 +404,15 @@ class Agent:
         """Do the tasks that others give this agent, until cancelled.
 
         A handler that is an ordinary function runs in a thread. Cancelled while a
-        task runs, the task goes back to the queue and is offered again.
+        task runs, the task goes back to the queue and is offered again; a thread
+        runs on, and its result is lost.
 
         Args:
             handler: Takes a :class:`Job` and returns the result's text.
             concurrency: Tasks at a time.
+
+        Raises:
+            InvalidArgument: The handler does not take one argument.
         """
         config = WorkerConfig(
             agents=[await self.hosted_name()],
@@ -414,7 +420,10 @@ class Agent:
             concurrency=concurrency,
             max_processes=concurrency,
         )
-        await Worker(config, _runner(handler)).run(asyncio.Event())
+        runner = CallRunner(
+            handler, timeout_s=None, threads=concurrency, takes_job=True
+        )
+        await Worker(config, runner.run).run(asyncio.Event())
 
     async def connection(self) -> DaemonClient:
         """Return another connection to the daemon that acts as this agent.
@@ -480,13 +489,6 @@ class Agent:
         return await self._daemon.request_json(Command.HANDSHAKE, payload)
 
 
-def _default_socket() -> str:
-    """Return where ``pilotctl`` looks for the daemon (ipc.md section 1)."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    usual = os.path.join(runtime, "pilot.sock") if runtime else "/tmp/pilot.sock"
-    return os.environ.get("PILOT_SOCKET") or usual
-
-
 async def _start_daemon(
     stack: AsyncExitStack, home: Path, flags: Sequence[str], token: str
 ) -> None:
@@ -541,28 +543,8 @@ def _target_text(target: Target) -> str:
 
 def _event_text(data: Any) -> str:
     if isinstance(data, bytes):
-        return data.decode()
-    return data if isinstance(data, str) else msgspec.json.encode(data).decode()
-
-
-def _runner(handler: Handler) -> Callable[[Job], Awaitable[Outcome]]:
-    """Return the handler as what a worker runs tasks with."""
-    is_async = inspect.iscoroutinefunction(handler)
-
-    async def run(job: Job) -> Outcome:
-        started = time.monotonic()
         try:
-            # An ordinary function may still return something to wait for.
-            answer = handler(job) if is_async else await asyncio.to_thread(handler, job)
-            result = str(await answer if inspect.isawaitable(answer) else answer)
-        except Exception as error:  # A handler may raise anything.
-            logger.info("task %s failed", job.task_id, exc_info=True)
-            outcome = Outcome(ok=False, error=f"{type(error).__name__}: {error}")
-        else:
-            outcome = Outcome(ok=True, result=result)
-            if len(result.encode(errors="replace")) > MAX_RESULT_BYTES:
-                error_text = f"the result is longer than {MAX_RESULT_BYTES} bytes"
-                outcome = Outcome(ok=False, error=error_text)
-        return replace(outcome, wall_ms=round((time.monotonic() - started) * 1000))
-
-    return run
+            return data.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidArgument(f"event data is not UTF-8: {error}") from None
+    return data if isinstance(data, str) else msgspec.json.encode(data).decode()

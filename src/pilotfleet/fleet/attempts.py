@@ -57,6 +57,7 @@ class Task:
         "started",
         "tags",
         "tried",
+        "unreached",
     )
 
     def __init__(self, line: TaskLine, key: str, number: int, now: float) -> None:
@@ -76,6 +77,8 @@ class Task:
         """Attempts that may still end well."""
         self.tried: set[str] = set()
         """Workers on which it did not end well."""
+        self.unreached = 0
+        """Attempts whose worker could not be reached: they say nothing of the task."""
         self.ended: list[str] = []
         """Attempts that the daemon keeps until the task's result is taken."""
 
@@ -164,16 +167,17 @@ class PastAttempts:
             self._count -= len(past.attempts)
         return past
 
-    def give_up(self) -> Iterator[tuple[str, str]]:
-        """Remove all attempts; yield id and status of each.
+    def give_up(self, key: str | None = None) -> Iterator[tuple[str, str]]:
+        """Remove the attempts of one task, or all; yield id and status of each.
 
         Their numbers stay: they must not be used again.
         """
-        for past in self._by_task.values():
-            for wire_id, (_, status) in past.attempts.items():
+        for each in self._by_task if key is None else self._by_task.keys() & {key}:
+            attempts = self._by_task[each].attempts
+            self._count -= len(attempts)
+            for wire_id, (_, status) in attempts.items():
                 yield wire_id, status
-            past.attempts.clear()
-        self._count = 0
+            attempts.clear()
 
 
 def _digest(text: str, size: int) -> str:

@@ -96,6 +96,8 @@ class Batches:
         self._given: set[str] = set()
         """What the present reader of lines has and has not finished."""
         self._adding = asyncio.Lock()
+        self._additions: set[asyncio.Future[int]] = set()
+        """Under way; some of them were given up by who asked for them."""
         self._news = asyncio.Event()
         self._returned = asyncio.Event()
         self._is_closed = False
@@ -139,13 +141,23 @@ class Batches:
     async def add(self, name: str, lines: Sequence[TaskLine]) -> int:
         """Take tasks on and return how many are new; they are on the disk then.
 
+        Cancelled, it takes them on all the same: what is on the disk must be counted
+        and given out.
+
         Raises:
             AlreadyExists: The batch has another task of the same id.
             Busy: There are too many already.
         """
+        adding = asyncio.ensure_future(self._add(name, lines))
+        self._additions.add(adding)
+        adding.add_done_callback(self._additions.discard)
+        return await asyncio.shield(adding)
+
+    async def _add(self, name: str, lines: Sequence[TaskLine]) -> int:
         async with self._adding:
             await self._make_room(name, len(lines))
-            added = await self._journal.add(name, lines)
+            room = max(0, MAX_OPEN - self.open_count)
+            added = await self._journal.add(name, lines, most=room)
             batch = self._batches.get(name)
             if batch is None:
                 batch = await self._made(name)
@@ -211,11 +223,12 @@ class Batches:
         self._is_closed = True
         self._news.set()
 
-    def end(self) -> None:
-        """Have whoever waits for results wait no longer."""
+    async def end(self) -> None:
+        """Have whoever waits for results wait no longer; let additions end."""
         self._is_over = True
         for name in list(self._bells):
             self._ring(name)
+        await asyncio.gather(*self._additions, return_exceptions=True)
 
     # Taking results
 
@@ -300,11 +313,6 @@ class Batches:
             bell.set()
 
     async def _make_room(self, name: str, more: int) -> None:
-        if self.open_count + more > MAX_OPEN:
-            raise Busy(
-                f"the fleet has {self.open_count} open tasks; {MAX_OPEN} is the most",
-                hint="submit again when it has worked some off",
-            )
         is_new = name not in self._batches
         for batch in list(self._batches.values()):
             tasks = sum(each.tasks for each in self._batches.values())

@@ -70,6 +70,8 @@ MAX_ANSWER: Final = 8 << 20
 """A result has at most 1 MiB, of which JSON may make six times as much."""
 SUBMIT_BYTES: Final = MAX_LINE // 2
 MAX_BATCH_NAME: Final = 64
+MAX_SEQ: Final = (1 << 63) - 1
+"""What SQLite counts to."""
 ANSWER_S: Final = 60.0
 """How long a question that is answered from memory or disk may take."""
 
@@ -104,7 +106,7 @@ class Results(_Op, frozen=True):
     """Send the results of a batch, from the one behind number ``after``."""
 
     batch: _BatchName
-    after: Annotated[int, msgspec.Meta(ge=0)] = 0
+    after: Annotated[int, msgspec.Meta(ge=0, le=MAX_SEQ)] = 0
     follow: bool = False
 
 

@@ -109,7 +109,8 @@ class Controller:
         self._since = time.time()
         self._stack = AsyncExitStack()
         self._stop = asyncio.Event()
-        self._now = False
+        self._hurry = asyncio.Event()
+        """Set when not even tasks under way are waited for."""
         self._is_over = asyncio.Event()
         self._change: asyncio.Future[Any] | None = None
         """A scale or rollout under way."""
@@ -161,7 +162,7 @@ class Controller:
         self._journal = await enter(Journal(self.home / JOURNAL))
         self.batches = Batches(self._journal)
         await self.batches.load()
-        self._stack.callback(self.batches.end)
+        self._stack.push_async_callback(self.batches.end)
         self.work = Work(self.batches, self._open_pattern)
         self.launcher = Launcher(
             self.spec, self.home, part=self.part, progress=self._say, tls=self._tls
@@ -197,22 +198,24 @@ class Controller:
             jobs += [self.work.run(), self._watch_health()]
         running = [asyncio.ensure_future(job) for job in jobs]
         stop = asyncio.ensure_future(self._stop.wait())
+        hurry = asyncio.ensure_future(self._hurry.wait())
         try:
             await asyncio.wait([*running, stop], return_when=asyncio.FIRST_COMPLETED)
             _raise_first(running)
-            if self.has_hub and not self._now:
-                await self._drain(running[1])
+            if self.has_hub and not self._hurry.is_set():
+                await self._drain([*running, hurry])
             _raise_first(running)
         finally:
             change = [self._change] if self._change is not None else []
-            for task in (*running, stop, *change):
+            for task in (*running, stop, hurry, *change):
                 task.cancel()
-            await asyncio.gather(*running, stop, *change, return_exceptions=True)
+            await asyncio.gather(*running, stop, hurry, *change, return_exceptions=True)
 
     def stop(self, *, now: bool = False) -> None:
         """Have :meth:`run` return, ``now`` without an end of tasks under way."""
-        self._now = self._now or now
         self._stop.set()
+        if now:
+            self._hurry.set()
 
     def status(self) -> dict[str, Any]:
         """Return the state of everything, as ``fleet status`` shows it."""
@@ -239,12 +242,12 @@ class Controller:
 
     # Parts of a run
 
-    async def _drain(self, work: asyncio.Future[None]) -> None:
-        """Give out no more, and let what is under way end."""
+    async def _drain(self, until: Sequence[asyncio.Future[Any]]) -> None:
+        """Give out no more, and let what is under way end, or the first of these."""
         self._state = "draining"
         self._say("draining")
         self.work.end()
-        await asyncio.wait([work], timeout=DRAIN_S)
+        await asyncio.wait(until, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
 
     async def _watch_health(self) -> None:
         """Listen to the hub's broker; health is for people and never decides."""
@@ -306,8 +309,8 @@ class Controller:
 
         One whose client leaves is carried on: half of it would be worse than all.
         """
-        if self._state != "up":
-            raise InvalidState(f"the fleet is {self._state}, not up")
+        if self._state != "up" or self._stop.is_set():
+            raise InvalidState(f"the fleet is {self._state}, and cannot be changed now")
         if self._change is not None and not self._change.done():
             raise Busy("another scale or rollout is under way")
         self._change = asyncio.ensure_future(change())
@@ -319,13 +322,14 @@ class Controller:
         spec = self.spec.with_count(count)
         await self.launcher.scale(count)
         self.spec = spec
-        self.work.resize(spec)
+        # Who gives tasks out, and how many to whom, may be others now.
+        self.work.renew()
         return {"workers": count}
 
     async def _rollout(self, batch: int, spec: FleetSpec | None) -> dict[str, Any]:
         if spec is not None:
             check_spec(spec)
-        await self.launcher.rollout(batch=batch, spec=spec)
+        await self.launcher.rollout(batch=batch, spec=spec, check=self.work.try_out)
         if spec is not None:
             self.spec = self.launcher.spec
             # How many tasks a worker is given, and how often they are tried.

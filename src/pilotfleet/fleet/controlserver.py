@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
-import struct
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +14,7 @@ import msgspec
 from pilotfleet.errors import PilotError, StorageError
 from pilotfleet.fleet.control import MAX_LINE, decode_request
 from pilotfleet.fleet.home import short_path
+from pilotfleet.transport.peeruser import is_own_user
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -114,7 +113,8 @@ class ControlServer:
     def _on_client(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        if len(self._clients) >= MAX_CLIENTS or not _is_own(writer):
+        is_own = is_own_user(writer.get_extra_info("socket"))
+        if len(self._clients) >= MAX_CLIENTS or not is_own:
             writer.transport.abort()
             return
         task = asyncio.get_running_loop().create_task(
@@ -175,18 +175,6 @@ async def _unless_gone(
 
 def _line(value: Any) -> bytes:
     return msgspec.json.encode(value) + b"\n"
-
-
-def _is_own(writer: asyncio.StreamWriter) -> bool:
-    """Return whether the client is of our user, or root, where the system tells."""
-    option = getattr(socket, "SO_PEERCRED", None)
-    if option is None:
-        # The socket's mode keeps others out by itself.
-        return True
-    peer = writer.get_extra_info("socket")
-    size = struct.calcsize("3i")
-    _, user, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, option, size))
-    return user in (0, os.getuid())
 
 
 def _listen(path: Path) -> socket.socket:

@@ -6,8 +6,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
+from pilotfleet.fleet.subscription import read_payload
 from pilotfleet.protocol.address import Address
 from pilotfleet.protocol.ipc.commands import Command
 from pilotfleet.protocol.services.events import EVENT_PORT, EventDecoder, encode_event
@@ -23,21 +22,23 @@ TOPICS: Final = "fleet.*"
 HEALTH: Final = "fleet.health"
 TASK: Final = "fleet.task"
 MAX_AGENTS: Final = 100_000
+MAX_NAME: Final = 64
 DIAL_S: Final = 30.0
 
-
 MAX_STATES: Final = 8
+MAX_STATE: Final = 32
 FRESH_S: Final = 60.0
 """An agent that was silent for longer is not counted."""
 
 
 class HealthWatch:
-    """Counts health and task events, and keeps the last health of each agent."""
+    """Counts health and task events, and keeps the last state of each agent."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self.events = 0
-        self.agents: dict[str, dict[str, Any]] = {}
+        self.states: dict[str, str] = {}
+        """``idle``, ``busy`` and so on, by agent; who was heard last comes last."""
         self._heard: dict[str, float] = {}
         self._runs = 0
         self._failed_runs = 0
@@ -54,15 +55,13 @@ class HealthWatch:
         decoder = EventDecoder()
         while data := await stream.read():
             for event in decoder.feed(data):
-                self._take(event.topic, event.payload)
+                self.take(event.topic, event.payload)
 
     def status(self) -> dict[str, Any]:
         """Return how many agents are idle, busy and so on, and what they have run."""
         since = self._clock() - FRESH_S
         states = Counter(
-            str(self.agents[agent].get("status", ""))[:32]
-            for agent, heard in self._heard.items()
-            if heard >= since
+            self.states[agent] for agent, heard in self._heard.items() if heard >= since
         )
         return {
             "events": self.events,
@@ -71,10 +70,10 @@ class HealthWatch:
             "failed_runs": self._failed_runs,
         }
 
-    def _take(self, topic: str, payload: bytes) -> None:
-        try:
-            event = msgspec.json.decode(payload, type=dict[str, Any])
-        except msgspec.DecodeError:
+    def take(self, topic: str, payload: bytes) -> None:
+        """Take an event; what is of no known form is none."""
+        event = read_payload(payload, dict[str, Any])
+        if event is None:
             return
         if topic == HEALTH:
             self._take_health(event)
@@ -83,10 +82,17 @@ class HealthWatch:
 
     def _take_health(self, health: dict[str, Any]) -> None:
         self.events += 1
-        agent = str(health.get("agent", ""))
-        if agent in self.agents or len(self.agents) < MAX_AGENTS:
-            self.agents[agent] = health
-            self._heard[agent] = self._clock()
+        agent, state = health.get("agent"), health.get("status", "")
+        if not isinstance(agent, str) or not isinstance(state, str):
+            return
+        if len(agent) > MAX_NAME:
+            return
+        self.states.pop(agent, None)
+        self.states[agent] = state[:MAX_STATE]
+        self._heard[agent] = self._clock()
+        if len(self.states) > MAX_AGENTS:
+            oldest = next(iter(self.states))
+            del self.states[oldest], self._heard[oldest]
 
     def _take_runs(self, tasks: Any) -> None:
         for task in tasks if isinstance(tasks, list) else ():

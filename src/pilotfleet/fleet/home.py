@@ -81,7 +81,8 @@ def link_agents(home: Path, daemon: str) -> None:
     """
     try:
         agents = home / "workers" / "agents"
-        agents.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (agents.parent, agents):
+            folder.mkdir(mode=0o700, exist_ok=True)
         (home / daemon).mkdir(mode=0o700, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             link = home / daemon / "agents"

@@ -14,6 +14,7 @@ import asyncio
 import hashlib
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias, TypeV
 
 import msgspec
 
-from pilotfleet.errors import AlreadyExists, Closed, StorageError
+from pilotfleet.errors import AlreadyExists, Busy, Closed, StorageError
 from pilotfleet.fleet.actions import TaskResult
 from pilotfleet.fleet.taskfile import MAX_PRIORITY, TaskLine
 from pilotfleet.transport.database import open_database
@@ -155,21 +156,31 @@ class Journal:
             await self._thread.run(database.close)
         await self._thread.aclose()
 
-    async def add(self, batch: str, lines: Sequence[TaskLine]) -> int:
+    async def add(
+        self, batch: str, lines: Sequence[TaskLine], *, most: int = sys.maxsize
+    ) -> int:
         """Add tasks to a batch, which is made if it is new; return how many were new.
 
         All or none of them. The same lines again change nothing, so a caller that lost
         the answer may repeat the call. Results wait for a long call: 10,000 lines take
         about 0.2 s.
 
+        Args:
+            batch: The batch.
+            lines: The tasks.
+            most: How many may be new; those that the batch has do not count.
+
         Raises:
             InvalidArgument: A line is not one that may be given.
             AlreadyExists: The id of a line stands for another task of the batch.
+            Busy: Too many are new.
         """
         for line in lines:
             line.check()
         now = self._wall()
-        return await self._do(lambda database: _add(database, batch, lines, now))
+        return await self._do(
+            lambda database: _add(database, batch, lines, now=now, most=most)
+        )
 
     async def pending(self) -> list[tuple[str, TaskLine]]:
         """Return batch and line of all tasks without a result.
@@ -340,7 +351,12 @@ def _run_id(database: sqlite3.Connection) -> str:
 
 
 def _add(
-    database: sqlite3.Connection, batch: str, lines: Sequence[TaskLine], now: float
+    database: sqlite3.Connection,
+    batch: str,
+    lines: Sequence[TaskLine],
+    *,
+    now: float,
+    most: int,
 ) -> int:
     database.execute(
         "INSERT INTO batches (name, created) VALUES (?, ?) ON CONFLICT DO NOTHING",
@@ -368,6 +384,11 @@ def _add(
                 f"batch {batch!r} has another task {line.id!r}",
                 hint="use another id, or another batch",
             )
+    if added > most:
+        raise Busy(
+            f"{added} tasks are more than the {most} that the fleet can take on now",
+            hint="submit again when it has worked some off",
+        )
     database.execute(
         "UPDATE batches SET tasks = tasks + ? WHERE id = ?", (added, number)
     )

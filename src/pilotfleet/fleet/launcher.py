@@ -34,7 +34,7 @@ from pilotfleet.protocol.ipc.commands import Command
 from pilotfleet.protocol.registry.endpoints import parse_endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -183,7 +183,13 @@ class Launcher:
             await self._start_all(new)
             self.spec = spec
 
-    async def rollout(self, *, batch: int = 1, spec: FleetSpec | None = None) -> None:
+    async def rollout(
+        self,
+        *,
+        batch: int = 1,
+        spec: FleetSpec | None = None,
+        check: Callable[[Collection[str]], Awaitable[None]] | None = None,
+    ) -> None:
         """Replace the worker programs, ``batch`` at a time.
 
         Each finishes what it has begun; its successor is ready before others follow.
@@ -192,6 +198,8 @@ class Launcher:
             batch: How many at the same time.
             spec: What they shall do; None for the same. Only the keys that worker
                 programs know may differ, and ``count``, which is not looked at.
+            check: Told the agents of those that were replaced; raises a PilotError if
+                they are no good, and their predecessors are put back.
 
         Raises:
             ConfigError: The specification is of another fleet.
@@ -206,10 +214,7 @@ class Launcher:
             subs = self._with_role(Role.SUBRUNNER)
             runners += [k for k in subs if not plan[k.member.name].is_same_as(k.member)]
             for start in range(0, len(runners), batch):
-                await _all(
-                    keeper.replace(plan[keeper.member.name])
-                    for keeper in runners[start : start + batch]
-                )
+                await self._replace(runners[start : start + batch], plan, check)
                 done = min(start + batch, len(runners))
                 self._progress(f"replaced {done} of {len(runners)} worker programs")
             self.spec = spec
@@ -315,6 +320,27 @@ class Launcher:
 
     # Changes
 
+    async def _replace(
+        self,
+        keepers: Sequence[Keeper],
+        plan: dict[str, Member],
+        check: Callable[[Collection[str]], Awaitable[None]] | None,
+    ) -> None:
+        before = [keeper.member for keeper in keepers]
+        await _all(keeper.replace(plan[keeper.member.name]) for keeper in keepers)
+        workers = [k.member for k in keepers if k.member.role is Role.RUNNER]
+        if check is None or not workers:
+            return
+        try:
+            await check([name for member in workers for name in member.hosts])
+        except PilotError:
+            self._progress("putting back what was replaced last")
+            await _all(
+                keeper.replace(member)
+                for keeper, member in zip(keepers, before, strict=True)
+            )
+            raise
+
     async def _withdraw(self, wanted: dict[str, Member]) -> list[MemberStatus]:
         """Take what is to be stopped out of discovery, so that it gets no more tasks.
 
@@ -374,6 +400,11 @@ class Launcher:
         workers = msgspec.structs.replace(self.spec.workers, **kept)
         # The number of workers is a matter of scaling, and may have changed by it.
         count = self.spec.workers.count
+        if spec.workers.count != count:
+            self._progress(
+                f"the number of workers stays {count}:"
+                f" fleet scale workers={spec.workers.count} changes it"
+            )
         asked = msgspec.structs.replace(spec.workers, count=count)
         for section, is_same in (
             ("fleet", spec.fleet == self.spec.fleet),

@@ -208,7 +208,7 @@ def _read(path: Path) -> FleetNetwork | None:
         return None
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(
             f"{path} is damaged: {error}", hint="remove it, and its network is replaced"
         ) from None

@@ -405,18 +405,19 @@ class Orchestrator:
     async def _collect_soon(self) -> None:
         # One turn later everything that arrived in the same read is there as well.
         await asyncio.sleep(0)
-        # What is not marked is pushed again, and then marked.
-        with suppress(PilotError):
-            await self._flush_collected()
+        await self._flush_collected()
 
     async def _flush_collected(self) -> None:
         while self._collected:
             batch = self._collected[:MAX_COLLECTED]
             del self._collected[:MAX_COLLECTED]
-            async with self._slots:
-                await self._client.call(
-                    "task.collect", task_ids=batch, **self._as_agent()
-                )
+            # What is not marked is pushed again in a later run, and then marked. The
+            # rest is not left behind: it would keep others from being collected.
+            with suppress(PilotError):
+                async with self._slots:
+                    await self._client.call(
+                        "task.collect", task_ids=batch, **self._as_agent()
+                    )
 
     def _on_update(self, push: dict[str, Any]) -> None:
         wire_id = str(push.get("task_id"))

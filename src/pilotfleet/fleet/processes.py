@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import sysconfig
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG: Final = 1
 """From ``linux/prctl.h``."""
+# Found now: between fork and exec, what another thread had locked stays locked.
+_prctl: Final = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 READY_POLL_S: Final = 0.02
 STOP_GRACE_S: Final = 10.0
 LOG_TAIL_BYTES: Final = 2_000
@@ -244,17 +247,20 @@ async def _spawn(
         env={**os.environ, **(environment or {})},
         start_new_session=True,
         # Not for the commands of tasks: it makes starting a process dear.
-        preexec_fn=_end_with_parent,
+        preexec_fn=partial(_end_with_parent, os.getpid()),
     )
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(parent: int) -> None:
     """Have the kernel end this process when the launcher is gone, even by SIGKILL.
 
     Called in the child. What nobody supervises any more must not work on.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if _prctl is not None:
+        _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    # A launcher that was gone before it asked is not told of any more.
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _rotate(log: Path) -> None:

@@ -83,7 +83,8 @@ class _Pool:
     def choose(self, avoided: Iterable[str]) -> Worker | None:
         """Return the least busy worker, if possible one that is not avoided."""
         second_best = None
-        for level in self.levels:
+        # A sub-orchestrator has a hundred levels, and all but a few are empty.
+        for level in filter(None, self.levels):
             for _, worker in zip(range(_TRIED), level.values(), strict=False):
                 if worker.info.address not in avoided:
                     return worker

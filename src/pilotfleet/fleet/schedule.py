@@ -69,6 +69,9 @@ MAX_RETIRED: Final = 100_000
 MIN_TIMERS: Final = 1_024
 STALE_TIMERS_PER_ENTRY: Final = 4
 """Timers of what has ended are tolerated up to this; then the heap is rebuilt."""
+MAX_EXCUSED: Final = 20
+"""Attempts of a task at workers out of reach that are tried again without counting.
+Discovery still shows a lost machine's workers for three minutes."""
 UNREACHABLE: Final = "the worker cannot be reached"
 PROGRAM_GONE: Final = "the worker program went away"
 NO_WORKER: Final = "no worker took the task before its deadline"
@@ -188,10 +191,7 @@ class Schedule:
 
     def give_up_past(self) -> None:
         """Let go of the attempts whose tasks nobody has added: they are done."""
-        for wire_id, status in self._past.give_up():
-            self._remember(wire_id)
-            is_over = status in _ENDS
-            self._actions.append(Collect(wire_id) if is_over else Cancel(wire_id))
+        self._let_go(self._past.give_up())
 
     def add(self, line: TaskLine, now: float) -> None:
         """Take on a task. An id stands for one task in all the life of a run.
@@ -232,6 +232,7 @@ class Schedule:
         self.taken(task_id)
         task = self._by_key.pop(key, None)
         if task is None:
+            self._let_go(self._past.give_up(key))
             return
         del self._tasks[task.number]
         self._past.forbid(key, task.attempts)
@@ -262,6 +263,7 @@ class Schedule:
         elif not update.is_reachable:
             # Try elsewhere, but take its result if it comes after all.
             if attempt.counts:
+                attempt.task.unreached += 1
                 self._end(attempt, AttemptEnd.LOST, "", UNREACHABLE, now)
         elif update.status == "EXECUTING":
             attempt.was_executing = True
@@ -363,6 +365,13 @@ class Schedule:
                 self._release(attempt, now)
                 self._actions.append(Inspect(wire_id))
 
+    def _let_go(self, past: Iterable[tuple[str, str]]) -> None:
+        """Have the daemon end and forget attempts of an earlier life of this run."""
+        for wire_id, status in past:
+            self._remember(wire_id)
+            is_over = status in _ENDS
+            self._actions.append(Collect(wire_id) if is_over else Cancel(wire_id))
+
     def _queue(self, task: Task, now: float) -> None:
         self._roster.waiting(task.tags).push(task.rank)
         self._assign(task.tags, now)
@@ -439,8 +448,9 @@ class Schedule:
             return
         # Another attempt is under way, or will be soon.
         is_busy = task.is_waiting or any(a.is_promising for a in task.live.values())
+        excused = min(task.unreached, MAX_EXCUSED)
         may_retry = self._config.policy.allows_another(
-            end, attempts=task.attempts, failed=task.failed
+            end, attempts=task.attempts - excused, failed=task.failed
         )
         if end is AttemptEnd.SUCCEEDED:
             self._finish(task, "SUCCEEDED", attempt.name, result, "", now)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import msgspec
 
 from pilotfleet.errors import ConnectionReset
 from pilotfleet.protocol.services.events import (
@@ -21,7 +23,21 @@ if TYPE_CHECKING:
     from pilotfleet.client.streams import ClientStream
     from pilotfleet.protocol.address import Address
 
-__all__ = ["Subscription"]
+__all__ = ["Subscription", "read_payload"]
+
+_Payload = TypeVar("_Payload")
+
+
+def read_payload(payload: bytes, kind: type[_Payload]) -> _Payload | None:
+    """Return what the JSON of an event says; None when it is of another form.
+
+    Any member of a fleet may publish anything.
+    """
+    try:
+        return msgspec.json.decode(payload, type=kind)
+    # Deep nesting and what is not UTF-8 leave msgspec's own error tree.
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
 
 
 class Subscription:

@@ -50,7 +50,7 @@ _HARDENING: Final = (
     "NoNewPrivileges=yes",
     "ProtectSystem=strict",
     "ProtectHome={home}",
-    "PrivateTmp=yes",
+    "PrivateTmp={tmp}",
     "PrivateDevices=yes",
     "ProtectClock=yes",
     "ProtectHostname=yes",
@@ -69,6 +69,8 @@ _HARDENING: Final = (
     "SystemCallArchitectures=native",
     "UMask=0077",
 )
+
+_TMP: Final = ("/tmp", "/var/tmp")
 
 _LOGS: Final = (
     "StandardOutput=journal",
@@ -273,7 +275,7 @@ def _unit(
         "TimeoutStartSec=10min",
         "TimeoutStopSec=60s",
         *_LOGS,
-        *(line.format(home=_protect_home(layout)) for line in _HARDENING),
+        *_harden(layout),
         "",
         "[Install]",
         "WantedBy=multi-user.target",
@@ -282,11 +284,17 @@ def _unit(
     return "\n".join(lines)
 
 
-def _protect_home(layout: Layout) -> str:
-    """Leave homes readable when what the unit runs lies in one."""
+def _harden(layout: Layout) -> list[str]:
+    """Hide other people's files, except where what the unit runs lies among them."""
     paths = (layout.programs, layout.interpreter, layout.spec, layout.folder)
     in_home = any(path.parts[1:2] in (("home",), ("root",)) for path in paths)
-    return "read-only" if in_home else "yes"
+    in_tmp = any(path.is_relative_to(place) for path in paths for place in _TMP)
+    return [
+        line.format(
+            home="read-only" if in_home else "yes", tmp="no" if in_tmp else "yes"
+        )
+        for line in _HARDENING
+    ]
 
 
 def _program(layout: Layout, name: str) -> str:

@@ -13,6 +13,7 @@ from pilotfleet.fleet.keeper import Command
 from pilotfleet.fleet.network import write_secret
 from pilotfleet.fleet.plan import HUB, Role, hub_name
 from pilotfleet.fleet.spec import EMBEDDED
+from pilotfleet.fleet.worker.environment import FLEET_SECRETS
 from pilotfleet.protocol.registry.endpoints import format_endpoint, parse_endpoint
 
 if TYPE_CHECKING:
@@ -81,7 +82,9 @@ class Wiring:
         if member.role in (Role.RUNNER, Role.SUBRUNNER):
             assert member.needs is not None
             flags = ("--socket", str(self.socket(member.needs)))
-            return Command((*member.arguments, *flags), {})
+            # A command of a task can read the environment of the program over it.
+            hidden = dict.fromkeys(FLEET_SECRETS, "")
+            return Command((*member.arguments, *flags), hidden)
         if member.role is Role.GROUP:
             link_agents(self.home, member.name)
         network = self.network if member.role is not Role.HUB else None

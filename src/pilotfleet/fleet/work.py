@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.errors import InvalidArgument, NotSupported, PilotError, StorageError
 from pilotfleet.fleet.throughput import Throughput
+from pilotfleet.fleet.trial import Trial
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
     from contextlib import AbstractAsyncContextManager
 
     from pilotfleet.fleet.batches import Batches
     from pilotfleet.fleet.patterns import PatternRun
     from pilotfleet.fleet.schedule import TaskResult
-    from pilotfleet.fleet.spec import FleetSpec
 
 __all__ = ["Work"]
 
@@ -58,6 +58,7 @@ class Work:
         self._last: dict[str, Any] = {}
         """What the last pattern said when it ended."""
         self._trouble = ""
+        self._trial: Trial | None = None
         self._renewed = asyncio.Event()
         self._is_ending = False
 
@@ -90,19 +91,28 @@ class Work:
         self._batches.close()
 
     def renew(self) -> None:
-        """Open the pattern again: it has other settings now."""
+        """Open the pattern again: its fleet has another form or other settings now."""
         self._renewed.set()
-
-    def resize(self, spec: FleetSpec) -> None:
-        """Take over that the fleet has another number of workers now."""
-        if self._pattern is not None:
-            self._pattern.resize(spec)
 
     def lost(self, names: Iterable[str]) -> None:
         """Have others take over from agents that are known to be dead."""
         if self._pattern is not None:
             for name in names:
                 self._pattern.lost(name)
+
+    async def try_out(self, agents: Collection[str]) -> None:
+        """Look at what agents make of their next tasks, if there are any to do.
+
+        Raises:
+            NotRunning: The first have all failed.
+        """
+        if not self._batches.open_count:
+            return
+        self._trial = Trial(agents)
+        try:
+            await self._trial.wait()
+        finally:
+            self._trial = None
 
     def status(self) -> dict[str, Any]:
         """Return what the pattern says, how fast it goes, and what is in its way."""
@@ -163,3 +173,5 @@ class Work:
                 self._batches.returned(given.id)
                 if own is not None:
                     self.throughput.add(own)
+                    if self._trial is not None:
+                        self._trial.add(own)

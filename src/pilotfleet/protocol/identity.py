@@ -56,7 +56,7 @@ class Identity:
         """
         try:
             file = msgspec.json.decode(data, type=_File)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise DecodeError(f"identity file: {error}") from None
         private = _decode_base64(file.private_key, "private key")
         public = _decode_base64(file.public_key, "public key")

@@ -29,7 +29,6 @@ class Admission:
         self._by_ip = RateLimit(
             config.new_nodes_per_second_per_ip, burst=config.new_nodes_burst_per_ip
         )
-
         self._receipts = RateLimit(
             config.receipts_per_second, burst=config.receipts_burst, max_keys=1
         )

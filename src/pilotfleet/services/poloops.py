@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["PoloOperations"]
 
 MAX_LISTED: Final = 1_000
-_NEWEST: Final = 1 << 62
 
 
 class _Page(msgspec.Struct):
@@ -51,12 +50,10 @@ class PoloOperations:
         self, session: PushSession, agent: Any, params: dict[str, Any]
     ) -> dict[str, Any]:
         """List the receipts that this node keeps, newest first, and their sums."""
-        wanted = read_params(params, _Page)
-        if not 1 <= wanted.limit <= MAX_LISTED:
-            raise InvalidArgument(f"limit is not 1 to {MAX_LISTED}")
+        wanted = _page(params)
         if wanted.cursor and not (wanted.cursor.isascii() and wanted.cursor.isdigit()):
             raise InvalidArgument("invalid cursor")
-        before = int(wanted.cursor[:18] or _NEWEST)
+        before = int(wanted.cursor[:18] or receiptrows.ABOVE_ALL)
         store = self._service.store
         rows = await store.run(
             functools.partial(
@@ -79,15 +76,13 @@ class PoloOperations:
         self, session: PushSession, agent: Any, params: dict[str, Any]
     ) -> dict[str, Any]:
         """Present what this node earned and nobody said is counted."""
-        return {**await self._service.delivery.claim(agent.name)}
+        return dict(await self._service.delivery.claim(agent.name))
 
     async def audit(
         self, session: PushSession, agent: Any, params: dict[str, Any]
     ) -> dict[str, Any]:
         """Return what the registry says this agent's score is made of: one page."""
-        wanted = read_params(params, _Page)
-        if not 1 <= wanted.limit <= MAX_LISTED:
-            raise InvalidArgument(f"limit is not 1 to {MAX_LISTED}")
+        wanted = _page(params)
         answer: dict[str, Any] = await agent.registry(
             "list_receipts",
             node_id=agent.node_id,
@@ -95,6 +90,13 @@ class PoloOperations:
             limit=wanted.limit,
         )
         return answer
+
+
+def _page(params: dict[str, Any]) -> _Page:
+    wanted = read_params(params, _Page)
+    if not 1 <= wanted.limit <= MAX_LISTED:
+        raise InvalidArgument(f"limit is not 1 to {MAX_LISTED}")
+    return wanted
 
 
 def _shown(row: ReceiptRow) -> dict[str, Any]:

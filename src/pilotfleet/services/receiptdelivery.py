@@ -111,19 +111,14 @@ class ReceiptDelivery:
                 hint="scores need a pilotfleet rendezvous",
             )
         counts = dict.fromkeys(("presented", *map(str, _ANSWERS.values())), 0)
-        after = 0
-        while True:
-            rows = await self._store.run(
-                functools.partial(
-                    receiptrows.to_claim, agent=agent, after=after, limit=MAX_BATCH
-                )
-            )
-            if not rows:
-                return counts
+        next_rows = functools.partial(
+            receiptrows.to_claim, agent=agent, limit=MAX_BATCH
+        )
+        while rows := await self._store.run(next_rows):
             for state in await self._present(rows):
                 counts[state] += 1
             counts["presented"] += len(rows)
-            after = rows[-1].number
+        return counts
 
     async def _run(self) -> None:
         try:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pilotfleet.services.taskrecord import TaskKey
 
 __all__ = [
+    "ABOVE_ALL",
     "MAX_KEPT",
     "RETENTION_S",
     "SCHEMA",
@@ -43,6 +44,9 @@ RETENTION_S: Final = 30 * 86_400.0
 MAX_KEPT: Final = 500_000
 """Of all agents of a daemon, about 200 MB; the oldest go first."""
 
+ABOVE_ALL: Final = 1 << 62
+"""No row has a number as high."""
+
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS receipts (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -56,6 +60,8 @@ CREATE TABLE IF NOT EXISTS receipts (
     UNIQUE (agent, role, task_id)
 );
 CREATE INDEX IF NOT EXISTS receipts_of_agent ON receipts (agent, number);
+CREATE INDEX IF NOT EXISTS receipts_by_state
+    ON receipts (agent, role, state, number, reward);
 CREATE INDEX IF NOT EXISTS receipts_to_deliver ON receipts (number)
     WHERE role = 'submitted' AND state = 'pending';
 """
@@ -151,15 +157,13 @@ def to_deliver(database: sqlite3.Connection, limit: int) -> list[ReceiptRow]:
     )
 
 
-def to_claim(
-    database: sqlite3.Connection, agent: str, after: int, limit: int
-) -> list[ReceiptRow]:
-    """Return a worker's receipts that the registry has not judged, oldest first."""
+def to_claim(database: sqlite3.Connection, agent: str, limit: int) -> list[ReceiptRow]:
+    """Return the oldest of a worker's receipts that the registry has not judged."""
     return _select(
         database,
-        "WHERE agent = ? AND number > ? AND role = 'received'"
-        " AND state = 'pending' ORDER BY number LIMIT ?",
-        (agent, after, limit),
+        "WHERE agent = ? AND role = 'received' AND state = 'pending'"
+        " ORDER BY number LIMIT ?",
+        (agent, limit),
     )
 
 
@@ -173,10 +177,16 @@ def mark(database: sqlite3.Connection, marks: Iterable[tuple[int, State, str]]) 
 
 def prune(database: sqlite3.Connection, wall: float) -> None:
     """Forget what is too old or too much."""
+    # By number, in which their times grow as well: to look at the time of every row
+    # would keep all tasks of the daemon waiting for a second.
     database.execute(
-        "DELETE FROM receipts WHERE number <= (SELECT max(number) FROM receipts) - ?"
-        " OR stored < ?",
-        (MAX_KEPT, wall - RETENTION_S),
+        "DELETE FROM receipts WHERE number <= (SELECT max(number) FROM receipts) - ?",
+        (MAX_KEPT,),
+    )
+    database.execute(
+        "DELETE FROM receipts WHERE number < coalesce((SELECT number FROM receipts"
+        " WHERE stored >= ? ORDER BY number LIMIT 1), ?)",
+        (wall - RETENTION_S, ABOVE_ALL),
     )
 
 

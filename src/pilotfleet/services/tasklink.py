@@ -201,8 +201,6 @@ class PeerLink:
         self._notices: dict[TaskKey, TaskRecord] = {}
         self._notices_due = False
         self._expected: set[str] = set()
-        self._missed: set[str] = set()
-        """Tasks whose submitter knows that the peer does not answer."""
         self._session: LiveSession | None = None
         self._is_connecting = False
         self._failures = 0
@@ -261,8 +259,6 @@ class PeerLink:
         }
         if self._session is session:
             self._session = None
-        if session.is_proven:
-            self._missed.clear()
         # A peer that accepts and closes at once is dialled with pauses as well.
         self._failures = 0 if session.is_proven else self._failures + 1
         self._go()
@@ -391,9 +387,9 @@ class PeerLink:
         for record in waiting:
             self._owner.delivery_failed(record, error)
         lost = self._expected.union(record.task_id for record in waiting)
-        if new := lost - self._missed:
-            self._owner.unreachable(self.agent.name, sorted(new))
-        self._missed = lost
+        # Each time: who watches since the last one has not heard it yet.
+        if lost:
+            self._owner.unreachable(self.agent.name, sorted(lost))
         self._outbox = {
             key: record
             for key, record in self._outbox.items()

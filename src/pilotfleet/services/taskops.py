@@ -32,7 +32,7 @@ from pilotfleet.protocol.services.taskstate import Role, Status
 from pilotfleet.services.poloops import PoloOperations
 from pilotfleet.services.tasklisting import TaskListing
 from pilotfleet.services.taskparams import read_params
-from pilotfleet.services.taskrecord import TaskKey, TaskRecord
+from pilotfleet.services.taskrecord import MAX_MS, TaskKey, TaskRecord
 from pilotfleet.services.taskserving import MAX_CONCURRENCY
 from pilotfleet.services.tasksreceived import Outcome
 from pilotfleet.services.taskuploads import Uploads
@@ -258,9 +258,7 @@ class TaskOperations:
     ) -> dict[str, Any]:
         """End a submitted task."""
         task_id = read_params(params, _TaskId).task_id
-        record = self._service.submitted.find(agent.name, task_id)
-        if record is None:
-            raise NotFound(f"task not found: {task_id}")
+        record = await self._service.open_submitted(agent.name, task_id)
         await self._service.submitted.cancel(record)
         return _answer(record, "Task cancelled")
 
@@ -308,7 +306,7 @@ class TaskOperations:
             error=wanted.error[:MAX_TEXT],
             is_ok=wanted.ok,
             retryable=wanted.retryable,
-            cpu_ms=min(max(wanted.cpu_ms, 0), 10**12),
+            cpu_ms=min(max(wanted.cpu_ms, 0), MAX_MS),
         )
         try:
             await self._service.received.finish(record, outcome)

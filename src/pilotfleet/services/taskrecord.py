@@ -17,9 +17,28 @@ from pilotfleet.protocol.services.taskstate import (
     next_status,
 )
 
-__all__ = ["LONGEST_S", "Pending", "TaskKey", "TaskRecord", "rfc3339", "task_row"]
+__all__ = [
+    "ACCEPT_LIMIT_S",
+    "LONGEST_S",
+    "MAX_MS",
+    "NO_RESPONSE",
+    "OVERDUE",
+    "Pending",
+    "TaskKey",
+    "TaskRecord",
+    "rfc3339",
+    "task_row",
+]
 
+# From the specification (section 3.1); both sides look at it.
+ACCEPT_LIMIT_S: Final = 60.0
 NEW_JUSTIFICATION: Final = "A new task was created"
+NO_RESPONSE: Final = "Task cancelled: no response within 1 minute"
+
+# Of our choosing.
+OVERDUE: Final = "Task expired: its deadline has passed"
+MAX_MS: Final = 10**12
+"""What others claim of times is cut to 30 years."""
 LONGEST_S: Final = 7 * 86_400.0
 """A task that is older is given up on this side, so that none stays open for ever."""
 
@@ -93,6 +112,10 @@ class TaskRecord(msgspec.Struct):
     def is_overdue(self, wall: float) -> bool:
         """Return whether the deadline has passed."""
         return 0 < self.deadline < wall
+
+    def is_repeat_of(self, known: TaskRecord) -> bool:
+        """Return whether the same node is given the same task as in ``known``."""
+        return self.peer == known.peer and self.description == known.description
 
     def move(self, event: Input, justification: str) -> bool:
         """Apply an input; return False, changing nothing, where it is not allowed."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from pilotfleet.errors import DecodeError, NotFound, PilotError, StorageError
 from pilotfleet.node.cache import ExpiringCache
 from pilotfleet.protocol.address import Address
+from pilotfleet.protocol.services.polo import SUBMITTER_DELTA
 from pilotfleet.protocol.services.tasks import (
     REJECTED_STATUS,
     SESSION_PORT,
@@ -36,7 +37,7 @@ from pilotfleet.protocol.services.tasks import (
     SubmitResponse,
 )
 from pilotfleet.protocol.services.taskstate import FINAL, Role, Status
-from pilotfleet.services import receiptrows, taskevents
+from pilotfleet.services import receiptrows
 from pilotfleet.services.pologate import PoloGate, PoloGateConfig
 from pilotfleet.services.receiptdelivery import ReceiptDelivery
 from pilotfleet.services.receipts import Receipts
@@ -87,10 +88,6 @@ class TaskHost(Protocol):
     @property
     def agents(self) -> Mapping[str, Any]:
         """The hosted agents by name."""
-
-    @property
-    def event_sink(self) -> object:
-        """Takes events; None when nobody does."""
 
     @property
     def registry(self) -> LedgerRegistry:
@@ -218,6 +215,22 @@ class TaskService:
             if ended is None:
                 raise
             raise already(ended) from None
+
+    async def open_submitted(self, agent: str, task_id: str) -> TaskRecord:
+        """Return a submitted task that has not ended.
+
+        Raises:
+            NotFound: There is none with this id.
+            InvalidState: It has ended.
+        """
+        record = self.submitted.find(agent, task_id)
+        if record is None:
+            record = await self.store.get(TaskKey(agent, Role.SUBMITTED, task_id))
+            if record is None:
+                raise NotFound(f"task not found: {task_id}")
+        if record.status in FINAL:
+            raise already(record)
+        return record
 
     async def push_uncollected(self, agent: str, session: PushSession) -> None:
         """Tell a connection that begins to watch which results wait for somebody."""
@@ -372,23 +385,38 @@ class TaskService:
         elif message.of in (FrameType.SEND_RESULTS, FrameType.STATUS_UPDATE):
             await self.received.told(agent, message.task_id, message.receipt)
             if message.receipt:
+                # The submitter's daemon has it counted within seconds, and tells the
+                # registry only.
                 self.polo_gate.forget(self._host.agents[agent].node_id, peer)
 
+    # The events are those of the 1.9 line (tasks-and-polo.md section 2.3).
+
     def _taken(self, record: TaskRecord) -> None:
-        if self._host.event_sink is not None:
-            taskevents.submitted(self._host.agents[record.agent], record)
+        self._host.agents[record.agent].report(
+            "task.submitted",
+            task_id=record.task_id,
+            description=record.description,
+            submitter_node=record.peer,
+            **{"from": record.from_addr},
+        )
 
     def _keep_receipt(self, record: TaskRecord, receipt: SignedReceipt) -> None:
         self.delivery.wake()
-        if self._host.event_sink is not None:
-            taskevents.polo_updated(self._host.agents[record.agent], receipt)
+        self._host.agents[record.agent].report(
+            "polo.updated",
+            task_id=receipt.task_id,
+            submitter_delta=SUBMITTER_DELTA,
+            receiver_reward=receipt.reward,
+        )
 
     def _counted(self, receipt: SignedReceipt) -> None:
         self.polo_gate.forget(receipt.submitter, receipt.worker)
 
     def _tell_watchers(self, record: TaskRecord, content: bytes) -> None:
-        if record.status is Status.SUCCEEDED and self._host.event_sink is not None:
-            taskevents.completed(self._host.agents[record.agent], record)
+        if record.status is Status.SUCCEEDED:
+            self._host.agents[record.agent].report(
+                "task.completed", task_id=record.task_id, result_type=record.result_type
+            )
         self.watchers.tell(record, content)
         self._retry_pushes()
 
@@ -415,7 +443,7 @@ class TaskService:
                 next_prune = self.now() + PRUNE_S
                 self.delivery.wake()
                 await self._prune()
-            await asyncio.sleep(min(CHECK_S, DEADLINE_CHECK_S))
+            await asyncio.sleep(DEADLINE_CHECK_S)
 
     def _check_limits(self, records: Iterable[TaskRecord]) -> None:
         for record in records:

@@ -22,7 +22,15 @@ from pilotfleet.protocol.services.tasks import (
 )
 from pilotfleet.protocol.services.taskstate import FINAL, Input, Role, Status
 from pilotfleet.services.taskqueue import TaskQueue
-from pilotfleet.services.taskrecord import LONGEST_S, Pending, TaskRecord
+from pilotfleet.services.taskrecord import (
+    ACCEPT_LIMIT_S,
+    LONGEST_S,
+    MAX_MS,
+    NO_RESPONSE,
+    OVERDUE,
+    Pending,
+    TaskRecord,
+)
 from pilotfleet.services.tasktable import when_done
 
 if TYPE_CHECKING:
@@ -34,18 +42,15 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "Received", "already", "received_record"]
 
 # From the specification (section 3.1).
-ACCEPT_LIMIT_S: Final = 60.0
 HEAD_LIMIT_S: Final = 3600.0
+DEADLINE_SLACK_S: Final = 2.0
+"""The submitter's deadline is the earlier one by the time that a task travelled."""
 TAKEN: Final = "Task received with status NEW"
 ACCEPTED: Final = "Task accepted"
 STARTED: Final = "Task execution started"
 COMPLETED: Final = "Task completed successfully"
-NO_RESPONSE: Final = "Task cancelled: no response within 1 minute"
 HEAD_EXPIRED: Final = "Task expired: at head of queue for over 1 hour"
 TOO_OLD: Final = "Task cancelled: no results within a week"
-OVERDUE: Final = "Task expired: its deadline has passed"
-
-_MAX_MS: Final = 10**12
 
 _REFUSED: Final = {
     Input.SUCCEED: "cannot receive results (status: {})",
@@ -160,7 +165,7 @@ class Received:
         """Return whether this very submission is on the disk already."""
         # The store answers after all earlier writes, so a record in it is durable.
         known = await self._table.store.get(record.key)
-        return known is not None and _is_same(known, record)
+        return known is not None and record.is_repeat_of(known)
 
     async def accept(self, record: TaskRecord) -> None:
         """Accept a new task.
@@ -259,7 +264,11 @@ class Received:
         record = self._table.find(agent, Role.RECEIVED, task_id)
         if record is None or record.peer != peer:
             return
-        done = self._change(record, Input.CANCEL, "Task cancelled by submitter", {})
+        event, reason = Input.CANCEL, "Task cancelled by submitter"
+        if record.is_overdue(self._wall() + DEADLINE_SLACK_S):
+            # Its submitter's clock came first: this is how it tells of the deadline.
+            event, reason = Input.EXPIRE, OVERDUE
+        done = self._change(record, event, reason, {})
         if done is not None:
             self.on_cancel(record)
             await asyncio.shield(done)
@@ -414,7 +423,7 @@ def received_record(
         description=message.task_description,
         created=now,
         priority=min(max(message.priority, -MAX_PRIORITY), MAX_PRIORITY),
-        deadline=now + min(message.deadline_ms, _MAX_MS) / 1000
+        deadline=now + min(message.deadline_ms, MAX_MS) / 1000
         if message.deadline_ms > 0
         else 0.0,
     )
@@ -425,10 +434,6 @@ def _refusal(record: TaskRecord) -> str | None:
     if size > MAX_DESCRIPTION:
         return f"submit: task_description {size} > {MAX_DESCRIPTION} bytes"
     return None
-
-
-def _is_same(known: TaskRecord, record: TaskRecord) -> bool:
-    return known.peer == record.peer and known.description == record.description
 
 
 def _ms(start: float, end: float) -> int:

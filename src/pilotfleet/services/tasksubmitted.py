@@ -35,7 +35,16 @@ from pilotfleet.protocol.services.taskstate import (
     next_status,
     report_input,
 )
-from pilotfleet.services.taskrecord import LONGEST_S, Pending, TaskKey, TaskRecord
+from pilotfleet.services.taskrecord import (
+    ACCEPT_LIMIT_S,
+    LONGEST_S,
+    MAX_MS,
+    NO_RESPONSE,
+    OVERDUE,
+    Pending,
+    TaskKey,
+    TaskRecord,
+)
 from pilotfleet.services.tasktable import when_done
 
 if TYPE_CHECKING:
@@ -47,16 +56,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Submitted"]
 
-# From the specification (section 3.1); the stall limit is the longer one it allows.
-ACCEPT_LIMIT_S: Final = 60.0
+# From the specification (section 3.1), the longer one that it allows.
 STALL_LIMIT_S: Final = 3600.0
-NO_RESPONSE: Final = "Task cancelled: no response within 1 minute"
 STALLED: Final = "receiver did not return results within stall window"
 COMPLETED: Final = "Task completed with results"
 TOO_OLD: Final = "no results within a week"
-OVERDUE: Final = "Task expired: its deadline has passed"
-
-_MAX_MS: Final = 10**12
 
 Done = asyncio.Future[None]
 
@@ -71,13 +75,13 @@ class Submitted:
         self._receipts = receipts
         self._wall = wall
         self._waiters: dict[TaskKey, asyncio.Future[SubmitResponse]] = {}
+        self._arriving: dict[TaskKey, TaskRecord] = {}
+        """Tasks whose results are being written."""
         self.on_pending: Callable[[TaskRecord], None] = lambda record: None
         """Called when the worker has to be told something."""
         self.on_update: Callable[[TaskRecord, bytes], None] = lambda record, text: None
         """Called after a change is durable; the second argument is the result."""
-        self.on_asked_again: Callable[[TaskRecord, bytes], None] = lambda record, text: (
-            None
-        )
+        self.on_asked_again: Callable[[TaskRecord, bytes], None] = self.on_update
         """Called when a task is submitted again that has ended long since."""
         self.on_settled: Callable[[TaskRecord], None] = lambda record: None
         """Called when nothing more is expected from the worker."""
@@ -109,7 +113,7 @@ class Submitted:
                 return
         # The store answers after all earlier writes, so a record in it is durable.
         known = await self._table.store.get(record.key)
-        if known is None or not _is_same(known, record):
+        if known is None or not record.is_repeat_of(known):
             raise AlreadyExists(f"task {record.task_id} exists already")
         if known.status in FINAL:
             # Who asks again has not heard of the end; nothing else would tell of it.
@@ -270,6 +274,8 @@ class Submitted:
             fields["also"] = self._receipts.keeping(record, receipt)
         done = self._move(record, event, reason, fields, content)
         assert done is not None, "the caller looked whether it may move"
+        self._arriving[record.key] = record
+        done.add_done_callback(lambda _: self._arriving.pop(record.key, None))
         if receipt is not None:
             when_done(done, lambda: self.on_receipt(record, receipt))
         await asyncio.shield(done)
@@ -280,7 +286,11 @@ class Submitted:
 
     async def _late(self, agent: str, peer: int, task_id: str) -> TaskRecord | None:
         """Find a task that this side has given up but whose results still count."""
-        record = await self._table.store.get(TaskKey(agent, Role.SUBMITTED, task_id))
+        key = TaskKey(agent, Role.SUBMITTED, task_id)
+        record = await self._table.store.get(key)
+        # Two sessions may bring the results at once: the second to come finds what
+        # the first has made of the task, which the store may not have known.
+        record = self._arriving.get(key, record)
         is_ours = record is not None and record.peer == peer
         return record if is_ours else None
 
@@ -366,13 +376,9 @@ def _check(record: TaskRecord) -> None:
         )
 
 
-def _is_same(known: TaskRecord, record: TaskRecord) -> bool:
-    return known.peer == record.peer and known.description == record.description
-
-
 def _clamped(time_ms: int) -> int:
     """Bound a time that is the worker's claim, and may be any integer."""
-    return min(max(time_ms, 0), _MAX_MS)
+    return min(max(time_ms, 0), MAX_MS)
 
 
 def _content(message: Results) -> tuple[str, str, bytes]:

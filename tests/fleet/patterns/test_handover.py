@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +52,34 @@ def test_a_task_arrives_as_it_was(
     assert wrapped.tags == ()
     assert wrapped.priority == priority
     assert unwrap_task("1", wrapped.task) == TaskLine("1", text, tags, priority)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        '{"agent":"a","attempts":0}',
+        '{"agent":"a","attempts":-5}',
+        '{"agent":"a","attempts":99999999999999999999999}',
+        '{"agent":"%s"}' % ("a" * 9_000),
+        '{"agent":["a"]}',
+        '{"agent":"\\ud800"}',
+        '{"agent":"\ud800"}',
+        '{"agent":' * 90_000,
+        "",
+    ],
+)
+@pytest.mark.parametrize("end", ["", "\n", "\nrest"])
+def test_a_header_that_is_none_is_text(header: str, end: str) -> None:
+    text = f"\x1e{header}{end}"
+    above = unwrap_result(result(result=text, agent="sub", attempts=2))
+    assert (above.result, above.agent, above.attempts) == (text, "sub", 2)
+
+
+@given(text=st.text(max_size=60))
+def test_a_header_breaks_nothing(text: str) -> None:
+    assert unwrap_result(result(result=f"\x1e{text}")).attempts >= 1
+    with contextlib.suppress(DecodeError):
+        unwrap_task("1", f"\x1e{text}").check()
 
 
 @given(text=texts, attempts=st.integers(1, 9))

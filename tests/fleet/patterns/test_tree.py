@@ -91,6 +91,15 @@ def test_a_known_death_counts_at_once(fleet: Fleet) -> None:
     assert fleet.parents() == ["1", "2", "3"]
 
 
+def test_what_was_on_its_way_does_not_raise_the_dead(fleet: Fleet) -> None:
+    fleet.tree.lost("f-sub-2")
+    fleet.now += 5 * LATE_S
+    fleet.hear(2, connected_s=60.0)
+    assert fleet.parents() == ["1", "1", "3"]
+    fleet.hear(2, connected_s=4.0)
+    assert fleet.parents() == ["1", "2", "3"]
+
+
 def test_deaths_are_told_for_some_seconds(fleet: Fleet) -> None:
     fleet.tree.lost("worker-7")
     fleet.tree.lost("worker-7")
@@ -99,14 +108,6 @@ def test_deaths_are_told_for_some_seconds(fleet: Fleet) -> None:
     assert event["parents"] == fleet.tree.parents
     fleet.now += LOST_S
     assert fleet.tree.event()["lost"] == {}
-
-
-def test_clusters_come_and_go(fleet: Fleet) -> None:
-    fleet.tree.resize(Topology.of("f", 200, cluster_size=50, fanout=50))
-    assert fleet.parents() == ["1", "2", "3", "4"]
-    fleet.tree.resize(Topology.of("f", 50, cluster_size=50, fanout=50))
-    assert fleet.parents() == ["1"]
-    assert [row["name"] for row in fleet.tree.status()] == ["f-sub-1"]
 
 
 def test_the_status_has_the_last_health(fleet: Fleet) -> None:
@@ -128,3 +129,15 @@ def test_the_status_has_the_last_health(fleet: Fleet) -> None:
         "tasks_failed": 0,
     }
     assert (rows[2]["state"], rows[2]["parent"]) == ("down", "f-sub-1")
+
+
+@pytest.mark.parametrize(
+    "value", ["9", None, -1, 1e9, True, [7], {"a": {}}, 10**300, "\x1b[2J"]
+)
+def test_what_is_no_count_counts_as_none(fleet: Fleet, value: object) -> None:
+    fleet.hear(1, workers=value, tasks_failed=value, connected_s=value, extra=value)
+    row = fleet.tree.status()[0]
+    assert (row["workers"], row["tasks_failed"]) == (0, 0)
+    for name in (value, ["f-sub-1"], {"f-sub-1": 1}):
+        fleet.tree.take({"agent": name})
+    assert fleet.parents() == ["1", "2", "3"]

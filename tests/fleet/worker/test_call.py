@@ -89,6 +89,16 @@ async def test_no_more_threads_run_than_there_may_be() -> None:
     assert most <= 2
 
 
+async def test_a_function_may_return_something_to_wait_for() -> None:
+    async def answer(job: Job) -> str:
+        return job.task_id
+
+    runner = CallRunner(
+        lambda job: answer(job), timeout_s=None, threads=1, takes_job=True
+    )
+    assert (await runner.run(JOB)).result == "t-1"
+
+
 # What goes wrong
 
 
@@ -107,6 +117,7 @@ async def test_an_exception_fails_the_task_and_leaves_no_traceback(
     def work(_: str) -> str:
         raise error
 
+    caplog.set_level("INFO")
     outcome = await run(work)
     assert (outcome.ok, outcome.retryable) == (False, False)
     assert outcome.error == told

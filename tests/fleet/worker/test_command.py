@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pilotfleet.fleet.worker.command import CommandRunner
+from pilotfleet.fleet.worker.environment import FLEET_SECRETS
 from pilotfleet.fleet.worker.job import MAX_RESULT_BYTES, Job, Outcome
 
 LONG_S = 60.0
@@ -49,6 +50,15 @@ async def test_folder_is_where_it_runs(tmp_path: Path) -> None:
 async def test_a_command_is_told_whose_task_it_has() -> None:
     outcome = await shell("echo $PILOT_AGENT $PILOT_TASK_ID").run(job())
     assert outcome.result == "worker-1 t-1\n"
+
+
+async def test_a_command_gets_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*FLEET_SECRETS, "OPENCLAW_GATEWAY_TOKEN", "NOTIFY_SOCKET"):
+        monkeypatch.setenv(name, "do-not-tell")
+    monkeypatch.setenv("GREETING", "hello")
+    outcome = await runner("env").run(job())
+    assert "GREETING=hello" in outcome.result
+    assert "do-not-tell" not in outcome.result
 
 
 async def test_bytes_that_are_no_text_are_replaced() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pilotfleet.errors import NotFound
 from pilotfleet.fleet.patterns.handover import unwrap_result, wrap_task
 from pilotfleet.fleet.patterns.hierarchy import TOP_TAG
 from pilotfleet.fleet.taskfile import TaskLine
@@ -21,6 +22,7 @@ from tests.node.support import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from pilotfleet.client.daemon import DaemonClient
     from tests.services.tasksupport import Node, TaskWorld
@@ -103,7 +105,15 @@ async def test_a_cluster_that_is_taken_over_works_for_its_new_parent(
 ) -> None:
     desk, run = Desk(), run_of(top)
     async with serving(below, desk, "amy", "bob"), delegating(middle) as delegate:
-        await delegate.take_tree(b"none of ours")
+        for payload in (
+            b"none of ours",
+            b'{"parents": {"c1": "\xff"}}',
+            b'{"parents": ' + b'{"a":' * 90_000,
+            b'{"parents": {"c1": 7}, "lost": {}}',
+            b'{"parents": {"c1": "sub"}, "lost": {"amy": 1e9}}',
+            b'{"parents": {"c1": "sub"}, "lost": {"amy": 9' + b"9" * 9_000 + b"}}",
+        ):
+            await delegate.take_tree(payload)
         await delegate.take_tree(tree(c1="sub", c2="sub"))
         assert list(delegate.clusters) == ["c1", "c2"]
         working = run.start(lines("one", "two"))
@@ -201,3 +211,20 @@ async def test_its_health_rolls_up(middle: Node, below: Node) -> None:
     assert health["status"] == "idle"
     assert health["clusters"] == ["c1"]
     assert (health["workers_busy"], health["tasks_completed"]) == (0, 0)
+
+
+async def test_what_ends_a_sub_orchestrator_is_told_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = DelegateConfig("sub", tmp_path / "none", cluster="c1", tree="boss")
+    with pytest.raises(NotFound, match="no such agent"):
+        async with Delegate(config):
+            raise NotFound("no such agent")
+
+    def defect(_: object) -> None:
+        raise KeyError("a defect")
+
+    monkeypatch.setattr("pilotfleet.client.daemon.DaemonClient.connect", defect)
+    with pytest.raises(ExceptionGroup):
+        async with Delegate(config), asyncio.timeout(10):
+            await asyncio.Event().wait()

@@ -119,6 +119,32 @@ def test_arbitrary_bytes_are_refused_or_read(frame_type: int, body: bytes) -> No
         return
 
 
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+_names = sorted({*Submit.__struct_fields__, *Results.__struct_fields__, "of", "status"})
+
+
+@given(
+    frame_type=st.integers(0, 9),
+    fields=st.fixed_dictionaries({}, optional=dict.fromkeys(_names, _json)),
+)
+def test_fields_of_any_type_are_refused_or_read(
+    frame_type: int, fields: dict[str, Any]
+) -> None:
+    # With NaN and infinity, which are no JSON but are what some programs write.
+    body = json.dumps({"task_id": "a", **fields}).encode()
+    try:
+        message = decode_message(frame_type, body)
+    except DecodeError:
+        return
+    assert (
+        decode_message(*TaskFrameDecoder().feed(encode_message(message))[0]) == message
+    )
+
+
 @given(data=st.lists(st.integers(0, 3).map(lambda n: bytes([n])), max_size=60))
 def test_arbitrary_streams_are_refused_or_read_whole_or_byte_by_byte(
     data: list[bytes],

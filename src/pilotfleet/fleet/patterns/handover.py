@@ -15,7 +15,7 @@ orchestrators of ours: what reaches a worker is the bare text.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import msgspec
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["unwrap_result", "unwrap_task", "wrap_result", "wrap_task"]
 
 MARK: Final = "\x1e"
+MAX_NAME: Final = 255
+MAX_ATTEMPTS: Final = 1_000_000
 
 
 class _Needs(msgspec.Struct, omit_defaults=True):
@@ -38,8 +40,8 @@ class _Needs(msgspec.Struct, omit_defaults=True):
 
 
 class _Report(msgspec.Struct, omit_defaults=True):
-    agent: str = ""
-    attempts: int = 1
+    agent: Annotated[str, msgspec.Meta(max_length=MAX_NAME)] = ""
+    attempts: Annotated[int, msgspec.Meta(ge=1, le=MAX_ATTEMPTS)] = 1
 
 
 _Header = TypeVar("_Header", _Needs, _Report)

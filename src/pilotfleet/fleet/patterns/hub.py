@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pilotfleet.client.daemon import DaemonClient
     from pilotfleet.fleet.agent import Agent
     from pilotfleet.fleet.schedule import TaskResult
-    from pilotfleet.fleet.spec import FleetSpec
     from pilotfleet.fleet.taskfile import TaskLine
 
 __all__ = ["Hub"]
@@ -74,6 +73,3 @@ class Hub:
     def lost(self, name: str) -> None:
         """Give the tasks of a worker that is known to be dead to others."""
         self._orchestrator.lost(name, f"{name} died")
-
-    def resize(self, spec: FleetSpec) -> None:
-        """Do nothing: discovery shows who came and who left."""

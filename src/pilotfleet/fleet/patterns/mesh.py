@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from pilotfleet.fleet.agent import Agent
     from pilotfleet.fleet.orchestrator import OrchestratorConfig
     from pilotfleet.fleet.schedule import TaskResult
-    from pilotfleet.fleet.spec import FleetSpec
     from pilotfleet.fleet.taskfile import TaskLine
 
 __all__ = ["Mesh", "MeshMeasure", "measure_mesh"]
@@ -132,9 +131,6 @@ class Mesh:
         """Give the tasks of a worker that is known to be dead to others."""
         for hub in self._hubs.values():
             hub.lost(name)
-
-    def resize(self, spec: FleetSpec) -> None:
-        """Do nothing: discovery shows who came and who left."""
 
 
 async def _divide(

@@ -67,9 +67,6 @@ class PatternRun(Protocol):
     def lost(self, name: str) -> None:
         """Have others take over from an agent that is known to be dead."""
 
-    def resize(self, spec: FleetSpec) -> None:
-        """Take over that the fleet has another number of workers now."""
-
 
 async def open_pattern(
     spec: FleetSpec, entries: Sequence[EntryPoint], *, run_id: str

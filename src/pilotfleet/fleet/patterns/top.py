@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pilotfleet.fleet.orchestrator import OrchestratorConfig
     from pilotfleet.fleet.roster import WorkerInfo
     from pilotfleet.fleet.schedule import TaskResult
-    from pilotfleet.fleet.spec import FleetSpec
     from pilotfleet.fleet.taskfile import TaskLine
 
 __all__ = ["Hierarchy"]
@@ -118,10 +117,6 @@ class Hierarchy:
         The registry calls one that died online for minutes.
         """
         return sub.name in self.tree.live
-
-    def resize(self, spec: FleetSpec) -> None:
-        """Take over that the fleet has another number of workers now."""
-        self.tree.resize(Topology.of_spec(spec))
 
     def _on_change(self, dead: Collection[str]) -> None:
         if self._hub is None:

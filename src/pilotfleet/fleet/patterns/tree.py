@@ -23,9 +23,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from pilotfleet.errors import PilotError
+from pilotfleet.fleet.subscription import read_payload
 from pilotfleet.fleet.worker.health import HEALTH_TOPIC
 
 if TYPE_CHECKING:
@@ -49,8 +48,12 @@ LOST_S: Final = 3 * HEARTBEAT_S
 """How long a death is told."""
 MAX_LOST: Final = 1_000
 LATE_S: Final = 1.0
-"""Health heard so soon after a death was published before it."""
+"""Health heard so soon after a death was published before it. So was later health of a
+connection (``connected_s``) that had lasted for longer than that one is dead."""
 PAUSE_S: Final = 1.0
+COUNTS: Final = ("workers", "workers_busy", "tasks_completed", "tasks_failed")
+"""What is shown of the health of a sub-orchestrator."""
+MAX_COUNT: Final = 10**12
 
 
 class Tree:
@@ -76,10 +79,10 @@ class Tree:
         self._deaths = 0
         self._lost: dict[str, tuple[int, float]] = {}
         """Number and time of the last deaths, oldest first."""
-        self._heard: dict[str, float] = {}
+        self._heard = dict.fromkeys(topology.home_parents.values(), clock())
         """When each was last heard; all count as heard at the beginning."""
-        self._deaf_until: dict[str, float] = {}
-        self._health: dict[str, dict[str, Any]] = {}
+        self._died: dict[str, float] = {}
+        self._health: dict[str, dict[str, int]] = {}
         self._has_changed = asyncio.Event()
         self.epoch = 0
         """Counts the changes of the assignment."""
@@ -89,14 +92,6 @@ class Tree:
         """Names of the sub-orchestrators that live."""
         self.parents: dict[str, str] = {}
         """The parent of each cluster, by its tag."""
-        self.resize(topology)
-
-    def resize(self, topology: Topology) -> None:
-        """Take over that the fleet has other clusters now."""
-        self._topology = topology
-        now = self._clock()
-        names = [cluster.home for cluster in topology.clusters]
-        self._heard = {name: self._heard.get(name, now) for name in names}
         self.update()
 
     def lost(self, name: str) -> None:
@@ -110,17 +105,21 @@ class Tree:
         self._has_changed.set()
         if name in self._heard:
             self._heard[name] = NEVER
-            self._deaf_until[name] = now + LATE_S
+            self._died[name] = now
             self.update()
 
     def take(self, health: dict[str, Any]) -> None:
         """Take a health event; those of other agents are left alone."""
-        name = str(health.get("agent"))
+        name = health.get("agent")
         now = self._clock()
-        if name not in self._heard or now < self._deaf_until.get(name, 0.0):
+        if not isinstance(name, str) or name not in self._heard:
+            return
+        connected_s = health.get("connected_s")
+        age_s = connected_s if isinstance(connected_s, int | float) else 0.0
+        if now - self._died.get(name, NEVER) < max(LATE_S, age_s):
             return
         self._heard[name] = now
-        self._health[name] = health
+        self._health[name] = {key: _count(health.get(key)) for key in COUNTS}
         self.update()
 
     def update(self) -> None:
@@ -168,15 +167,7 @@ class Tree:
                 "state": "up" if cluster.home in self.live else "down",
                 "parent": self.parents[cluster.tag],
                 "members": cluster.members,
-                **{
-                    key: self._health.get(cluster.home, {}).get(key, 0)
-                    for key in (
-                        "workers",
-                        "workers_busy",
-                        "tasks_completed",
-                        "tasks_failed",
-                    )
-                },
+                **self._health.get(cluster.home, dict.fromkeys(COUNTS, 0)),
             }
             for cluster in self._topology.clusters
         ]
@@ -193,10 +184,7 @@ class Tree:
                 events = await agent.subscribe(HEALTH_TOPIC, broker=agent.address)
                 async with events:
                     async for event in events:
-                        with suppress(msgspec.DecodeError):
-                            self.take(
-                                msgspec.json.decode(event.payload, type=dict[str, Any])
-                            )
+                        self.take(read_payload(event.payload, dict[str, Any]) or {})
             await asyncio.sleep(PAUSE_S)
 
     async def _publish(self, agent: Agent) -> None:
@@ -208,3 +196,9 @@ class Tree:
                 async with asyncio.timeout(HEARTBEAT_S):
                     await self._has_changed.wait()
             self.update()
+
+
+def _count(value: Any) -> int:
+    """Return what a member says that it counted; 0 for what is no such number."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_number and 0 <= value <= MAX_COUNT else 0

@@ -66,12 +66,30 @@ class CallRunner:
     """
 
     def __init__(
-        self, function: _Function, *, timeout_s: float, threads: int, name: str = "it"
+        self,
+        function: _Function,
+        *,
+        timeout_s: float | None,
+        threads: int,
+        name: str = "it",
+        takes_job: bool = False,
     ) -> None:
+        """Prepare to call a function.
+
+        Args:
+            function: Is called for each task.
+            timeout_s: Longest call; None for no limit.
+            threads: Places for functions that are no coroutine functions.
+            name: What the function is called in errors.
+            takes_job: It is given the `Job`, whatever its annotation says.
+
+        Raises:
+            InvalidArgument: It does not take one argument.
+        """
         self._function = function
         self._timeout_s = timeout_s
         self._name = name
-        self._takes_job = _takes_job(function, name)
+        self._takes_job = _takes_job(function, name) or takes_job
         self._is_async = inspect.iscoroutinefunction(
             function
         ) or inspect.iscoroutinefunction(type(function).__call__)
@@ -88,6 +106,8 @@ class CallRunner:
             async with asyncio.timeout(self._timeout_s):
                 call = self._function if self._is_async else self._call_in_thread
                 result = await call(argument)
+                if inspect.isawaitable(result):
+                    result = await result
         except TimeoutError:
             # The function's own TimeoutError is no less a time limit.
             error = f"no result within the time limit of {self._timeout_s:g} s"
@@ -95,7 +115,8 @@ class CallRunner:
                 ok=False, error=error, retryable=True, wall_ms=_since(started)
             )
         except (Exception, SystemExit) as error:  # A function may raise anything.
-            logger.exception("task %s of %s failed", job.task_id, job.agent)
+            # No error of ours: a program that serves tasks need not see it.
+            logger.info("task %s of %s failed", job.task_id, job.agent, exc_info=True)
             return Outcome(ok=False, error=_describe(error), wall_ms=_since(started))
         return self._outcome(result, _since(started))
 

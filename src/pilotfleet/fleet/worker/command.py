@@ -1,18 +1,19 @@
 """Run a command for a task: its text on stdin, the result on stdout.
 
 In its environment, ``PILOT_AGENT`` and ``PILOT_TASK_ID`` tell whose task it is; with
-the first, a ``pilotctl`` that it calls acts as that agent.
+the first, a ``pilotctl`` that it calls acts as that agent. The worker's secrets are not
+in it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from typing import TYPE_CHECKING, Final
 
 from pilotfleet.fleet.exitstatus import describe_exit
 from pilotfleet.fleet.worker.child import Child
+from pilotfleet.fleet.worker.environment import task_environment
 from pilotfleet.fleet.worker.job import MAX_RESULT_BYTES, Outcome
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class CommandRunner:
         self._timeout_s = timeout_s
         self._folder = folder
         self._statuses = statuses
-        self._environment = dict(os.environ)
+        self._environment = task_environment()
 
     async def run(self, job: Job) -> Outcome:
         """Run the command on a task's text; never raises for what the command does.

@@ -32,6 +32,7 @@ from pilotfleet.fleet.patterns.handover import (
 )
 from pilotfleet.fleet.patterns.tree import HEARTBEAT_S, TREE_TOPIC
 from pilotfleet.fleet.schedule import ScheduleConfig
+from pilotfleet.fleet.subscription import read_payload
 from pilotfleet.fleet.worker.health import HEALTH_TOPIC
 from pilotfleet.fleet.worker.job import UNWANTED, Outcome
 
@@ -86,6 +87,7 @@ class Delegate:
         """Tasks that were given to us, by id."""
         self._lines: asyncio.Queue[TaskLine] = asyncio.Queue()
         self._orchestrator: Orchestrator | None = None
+        self._group = asyncio.TaskGroup()
         self._work: list[asyncio.Task[None]] = []
         self._lost: dict[str, int] = {}
         """The deaths that we know of, by name; each has a number of its own."""
@@ -98,10 +100,13 @@ class Delegate:
         return tuple(self._clusters)
 
     async def __aenter__(self) -> Self:
+        # A group: a defect in one of them must end the program, which is then started
+        # again. One that went on to tell that it lives would be given tasks for ever.
+        start = (await self._group.__aenter__()).create_task
         self._work = [
-            asyncio.create_task(self._orchestrate(), name="delegate: orchestrate"),
-            asyncio.create_task(self._again(self._follow), name="delegate: follow"),
-            asyncio.create_task(self._again(self._tell), name="delegate: health"),
+            start(self._orchestrate(), name="delegate: orchestrate"),
+            start(self._again(self._follow), name="delegate: follow"),
+            start(self._again(self._tell), name="delegate: health"),
         ]
         return self
 
@@ -113,7 +118,8 @@ class Delegate:
     ) -> None:
         for task in self._work:
             task.cancel()
-        await asyncio.gather(*self._work, return_exceptions=True)
+        # What ended the context goes on as it is, in no group of errors.
+        await self._group.__aexit__(None, None, None)
 
     async def run(self, job: Job) -> Outcome:
         """Have a task done below; given up, it is given up there as well.
@@ -186,12 +192,20 @@ class Delegate:
             self._lines.put_nowait(line)
         orchestrator = Orchestrator(client, config, run_id=self._config.agent)
         self._orchestrator = orchestrator
-        async with aclosing(orchestrator.run(_drain(self._lines))) as results:
+        async with aclosing(orchestrator.run(self._given(self._lines))) as results:
             async for result in results:
                 waiting = self._open.get(result.id)
                 # A task may be given up while its result is on the way.
                 if waiting is not None and not waiting[1].done():
                     waiting[1].set_result(result)
+
+    async def _given(self, lines: asyncio.Queue[TaskLine]) -> AsyncIterator[TaskLine]:
+        """Yield the lines as they come, but for those given up before their turn."""
+        while True:
+            line = await lines.get()
+            waiting = self._open.get(line.id)
+            if waiting is not None and waiting[0] is line:
+                yield line
 
     async def _connected(self) -> DaemonClient:
         return await DaemonClient.connect(self._config.socket)
@@ -216,9 +230,8 @@ class Delegate:
 
     async def take_tree(self, payload: bytes) -> None:
         """Take the payload of a ``fleet.tree`` event; one of another form is none."""
-        try:
-            tree = msgspec.json.decode(payload, type=_TreeEvent)
-        except msgspec.DecodeError:
+        tree = read_payload(payload, _TreeEvent)
+        if tree is None:
             return
         self._note_deaths(tree.lost)
         await self._take_over(tree.parents)
@@ -240,9 +253,12 @@ class Delegate:
 
     async def _tell(self, agent: Agent) -> None:
         """Publish our health, and that of those below, rolled up."""
+        connected = time.monotonic()
         while True:
+            connected_s = round(time.monotonic() - connected, 1)
+            health = {**self.health(), "connected_s": connected_s}
             await agent.publish(
-                HEALTH_TOPIC, self.health(), broker=self._config.tree, wait=False
+                HEALTH_TOPIC, health, broker=self._config.tree, wait=False
             )
             await asyncio.sleep(HEARTBEAT_S)
 
@@ -260,8 +276,3 @@ class Delegate:
             "workers": below.get("workers", 0),
             "workers_busy": below.get("busy", 0),
         }
-
-
-async def _drain(lines: asyncio.Queue[TaskLine]) -> AsyncIterator[TaskLine]:
-    while True:
-        yield await lines.get()

@@ -87,7 +87,7 @@ def _fold(ledger: Ledger, node: int) -> Change:
     standing = ledger.standings[node]
     effects = [
         kept.effect(node)
-        for kept in standing.kept
+        for kept in standing.kept.values()
         if kept.hour < ledger.closed.hour and standing.counts(kept)
     ]
     record = msgspec.structs.replace(

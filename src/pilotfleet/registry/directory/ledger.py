@@ -19,8 +19,6 @@ be cut short, repeated, or done by several replicas:
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from pilotfleet.protocol.services.polo import MAX_SCORE, SUBMITTER_DELTA
@@ -35,12 +33,9 @@ from pilotfleet.registry.store.base import Entry
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["HOUR_S", "Kept", "Ledger", "Standing", "by_revision", "within_range"]
+__all__ = ["HOUR_S", "Kept", "Ledger", "Standing", "within_range"]
 
 HOUR_S: Final = 3600
-
-by_revision: Final = attrgetter("revision")
-"""The order in which a node's receipts are kept."""
 
 
 class Kept:
@@ -82,8 +77,9 @@ class Standing:
     def __init__(self) -> None:
         self.record = PoloRecord()
         self.revision = 0
-        self.kept: list[Kept] = []
-        """In the order of revisions; also folded ones that were not forgotten."""
+        self.kept: dict[int, Kept] = {}
+        """By revision; also folded ones that were not forgotten. Not a sorted list:
+        a hub has all receipts of its fleet, and is forgotten thousands at a time."""
         self.earned = 0
         """The sum of the kept receipts that are not folded."""
 
@@ -130,7 +126,9 @@ class Ledger:
         standing.record = PoloRecord() if empty else decode_record(entry, PoloRecord)
         standing.revision = 0 if empty else entry.revision
         standing.earned = sum(
-            kept.effect(node) for kept in standing.kept if standing.counts(kept)
+            kept.effect(node)
+            for kept in standing.kept.values()
+            if standing.counts(kept)
         )
 
     def apply_receipt(self, entry: Entry) -> None:
@@ -145,7 +143,7 @@ class Ledger:
         self.by_hour.setdefault(kept.hour, set()).add(kept)
         for node in (kept.submitter, kept.worker):
             standing = self.standings.setdefault(node, Standing())
-            insort(standing.kept, kept, key=by_revision)
+            standing.kept[kept.revision] = kept
             if standing.counts(kept):
                 standing.earned += kept.effect(node)
 
@@ -162,8 +160,7 @@ class Ledger:
             del self.by_hour[kept.hour]
         for node in (kept.submitter, kept.worker):
             standing = self.standings[node]
-            place = bisect_left(standing.kept, kept.revision, key=by_revision)
-            del standing.kept[place]
+            del standing.kept[kept.revision]
             if standing.counts(kept):
                 standing.earned -= kept.effect(node)
 

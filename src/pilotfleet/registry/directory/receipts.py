@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +11,7 @@ from pilotfleet.protocol.identity import encode_key_text
 from pilotfleet.protocol.registry.signatures import decode_signature
 from pilotfleet.protocol.services.receipts import SignedReceipt, decode_receipt
 from pilotfleet.registry.directory.decision import Decision
-from pilotfleet.registry.directory.ledger import HOUR_S, Kept, Ledger, by_revision
+from pilotfleet.registry.directory.ledger import HOUR_S, Kept, Ledger
 from pilotfleet.registry.directory.records import (
     ReceiptRecord,
     encode_record,
@@ -168,10 +167,9 @@ def newest(
         limit: How many at most.
     """
     standing = ledger.standing(node)
-    kept = standing.kept
-    end = bisect_left(kept, before, key=by_revision) if before else len(kept)
-    backwards = (kept[place] for place in range(end - 1, -1, -1))
-    counting = (one for one in backwards if standing.counts(one))
+    revisions = sorted(standing.kept, reverse=True)
+    asked = (standing.kept[at] for at in revisions if not before or at < before)
+    counting = (one for one in asked if standing.counts(one))
     return [(one.revision, _row(one)) for one in islice(counting, limit)]
 
 

@@ -228,7 +228,7 @@ def decode_record(entry: Entry, kind: type[RecordT]) -> RecordT:
         decoder = _DECODERS[kind] = msgspec.msgpack.Decoder(kind)
     try:
         record: RecordT = decoder.decode(entry.value or b"")
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StorageError(f"entry {entry.key} cannot be read: {error}") from error
     return record
 

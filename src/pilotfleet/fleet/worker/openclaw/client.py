@@ -153,7 +153,7 @@ async def check(endpoint: Endpoint, agent: str) -> None:
             raise Unavailable(f"the gateway at {endpoint.url} answered {status}")
     try:
         known = {model.id for model in msgspec.json.decode(answer, type=_Models).data}
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ProtocolError(f"{endpoint.url} is no OpenClaw gateway") from None
     if f"openclaw/{agent}" not in known:
         raise NotFound(
@@ -180,7 +180,7 @@ def _outcome(status: int, answer: bytes) -> Outcome:
     try:
         completion = msgspec.json.decode(answer, type=_Completion)
         result = completion.choices[0].message.content or ""
-    except (msgspec.DecodeError, IndexError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, IndexError):
         raise ProtocolError("the answer is no chat completion") from None
     if len(result.encode(errors="replace")) > MAX_RESULT_BYTES:
         error = f"the result is longer than {MAX_RESULT_BYTES} bytes"
@@ -191,7 +191,7 @@ def _outcome(status: int, answer: bytes) -> Outcome:
 def _reason(answer: bytes) -> str:
     try:
         reason = msgspec.json.decode(answer, type=_Refusal).error.message
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         reason = answer[:MAX_REASON_CHARS].decode(errors="replace")
     return reason.strip()[:MAX_REASON_CHARS] or "no reason given"
 

@@ -7,13 +7,13 @@ includes it (``$include``), after our defaults and before what the fleet relies 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from pilotfleet.fleet.worker.environment import task_environment
 from pilotfleet.transport.files import replace_file
 
 __all__ = ["OpenClawConfig", "write_home"]
@@ -84,7 +84,7 @@ def write_home(
     _write(home / CONFIG_NAME, _forced(config, port=port, token=token))
     environment = {
         name: value
-        for name, value in os.environ.items()
+        for name, value in task_environment().items()
         if not name.startswith("OPENCLAW_GATEWAY_")
         and name not in {f"OPENCLAW_{word}" for word in _CLEARED}
     }

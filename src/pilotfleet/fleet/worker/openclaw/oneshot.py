@@ -59,7 +59,7 @@ class OneShotRunner:
             return outcome
         try:
             envelope = msgspec.json.decode(outcome.result, type=_Envelope)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
             error = "openclaw agent exec printed no result"
             return dataclasses.replace(outcome, ok=False, result="", error=error)
         if envelope.ok:
