@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.errors import PilotError
 from pilotfleet.fleet.patterns.handover import unwrap_result, wrap_task
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from pilotfleet.fleet.taskfile import TaskLine
 
 __all__ = ["Hierarchy"]
+
+UNMATCHED_S: Final = 600.0
+"""How long tasks wait when no sub-orchestrator lives. All of them may be on a machine
+that starts again; which tags workers have is not looked at here."""
 
 
 class Hierarchy:
@@ -65,7 +69,9 @@ class Hierarchy:
             config,
             tags=(TOP_TAG,),
             select=made.is_alive,
-            schedule=replace(config.schedule, concurrency=capacity),
+            schedule=replace(
+                config.schedule, concurrency=capacity, unmatched_s=UNMATCHED_S
+            ),
         )
         async with Hub.open(agent, config, run_id=run_id) as hub:
             made._hub = hub
