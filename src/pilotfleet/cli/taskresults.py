@@ -121,7 +121,7 @@ def result_text(body: dict[str, Any]) -> str:
 def write_out(arguments: Arguments, body: dict[str, Any], content: bytes) -> None:
     """Write a result where --out says, and note it in what is shown."""
     if not arguments.has("out"):
-        if body["type"] == "file":
+        if body.get("type") == "file":
             body["hint"] = OUT_HINT
         return
     path = arguments.text("out")

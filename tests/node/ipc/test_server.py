@@ -20,6 +20,7 @@ from pilotfleet.errors import NotFound, RegistryError, StorageError
 from pilotfleet.node.ipc import IpcServer
 from pilotfleet.node.ipc import session as session_module
 from pilotfleet.protocol.ipc.commands import Command
+from pilotfleet.transport import peeruser
 from tests.node.ipc.support import (
     BUFFER,
     RawClient,
@@ -755,8 +756,19 @@ async def test_other_users_are_refused(
     host: TinyHost, server: IpcServer, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    # The tests themselves may run as root, who may do everything.
+    monkeypatch.setattr(peeruser, "ROOT", 54321)
     async with raw_client(path) as client:
         assert await client.receive() == b""
+
+
+async def test_root_may_use_the_socket_of_any_user(
+    host: TinyHost, server: IpcServer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peeruser, "ROOT", os.geteuid())
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    async with raw_client(path) as client:
+        assert (await client.ask("21"))[0] == Command.HEALTH_OK
 
 
 async def test_clients_are_bounded(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pilotfleet.errors import DecodeError
 from pilotfleet.protocol.address import Endpoint
 from pilotfleet.protocol.beacon import (
     Delivery,
@@ -272,7 +273,12 @@ class World:
                 node.endpoint.receive_datagram(data, source, self.now)
 
     def _beacon(self, data: bytes, source: Endpoint) -> None:
-        match decode_message(data):
+        try:
+            message = decode_message(data)
+        except DecodeError:
+            # A node answers frames that seem to come from here; a beacon drops that.
+            return
+        match message:
             case Discover(node):
                 self.beacon_knows[node] = source
                 self._from_beacon(Reflection(source).encode(), source)
