@@ -112,7 +112,7 @@ def fetch_result(context: Context, task_id: str) -> tuple[dict[str, Any], bytes]
 
 def result_text(body: dict[str, Any]) -> str:
     """Return how people are shown a result: a text itself, a file by its name."""
-    if body["type"] != "file":
+    if body.get("type") != "file":
         return str(body["content"])
     where = body.get("path") or body.get("hint")
     return f"{body['filename']} ({body['size']} bytes): {where}"
