@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import select
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.fleet.support import processes_with_argument
 from tests.fleets.big import kill_at_once
 
 if TYPE_CHECKING:
@@ -22,6 +26,7 @@ WORKERS: Final = 200
 GROUPS: Final = 4
 SOME: Final = 700
 """Results before everything is killed."""
+LONGEST_COMMAND_S: Final = 10.0
 
 FINISHED: Final = """
 SELECT description FROM tasks WHERE role = 'received' AND status = 'SUCCEEDED'
@@ -30,11 +35,12 @@ SELECT description FROM tasks WHERE role = 'received' AND status = 'SUCCEEDED'
 
 def test_finished_tasks_do_not_run_again(big: BigFleet) -> None:
     done = big.net.home / "done.txt"
-    prepare(big, done)
+    script = prepare(big, done)
     big.start()
     big.wait_for_results(SOME)
     kill_at_once([big.run.pid])
     big.run.communicate()
+    wait_for_ends(script)
     # A task is finished when its worker's daemon has taken its end, and says so.
     finished = {
         task
@@ -68,7 +74,7 @@ def test_finished_tasks_do_not_run_again(big: BigFleet) -> None:
     assert len(in_file) <= summary["resumed"] <= len(finished)
 
 
-def prepare(big: BigFleet, done: Path) -> None:
+def prepare(big: BigFleet, done: Path) -> Path:
     """Write specification, tasks, and the command that tells at its end of itself."""
     script = big.net.home / "append.sh"
     script.write_text(f"read -r task\nsleep 0.05\necho $task >> {done}\necho ok\n")
@@ -79,6 +85,16 @@ def prepare(big: BigFleet, done: Path) -> None:
         more=[f"per_process = {WORKERS // GROUPS}"],
     )
     big.write_tasks({f"t{number}": f"t{number}" for number in range(TASKS)})
+    return script
+
+
+def wait_for_ends(script: Path) -> None:
+    """Wait for commands that were started in the very moment of the kill."""
+    for pid in processes_with_argument(str(script)):
+        with contextlib.suppress(ProcessLookupError):
+            ended = os.pidfd_open(pid)
+            select.select([ended], [], [], LONGEST_COMMAND_S)
+            os.close(ended)
 
 
 def whole_lines(path: Path) -> list[bytes]:

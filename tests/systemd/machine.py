@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -84,7 +85,8 @@ class Machine:
 
     def wait_for(self, unit: str, state: str, *, other_than: str) -> None:
         """Return once a unit is in a state, with another main process."""
-        for _ in range(COMMAND_S * 2):
+        deadline = time.monotonic() + COMMAND_S
+        while time.monotonic() < deadline:
             pid = self.state(unit, "MainPID")
             if pid not in ("0", other_than) and self.state(unit) == state:
                 return
