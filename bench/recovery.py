@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from bisect import bisect_left
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ import uvloop
 
 from bench.fleets import check, running, spec_of
 from bench.report import Table
+from pilotfleet.errors import ConnectionReset
 from pilotfleet.fleet.agent import Agent
 from pilotfleet.fleet.patterns.tree import TREE_TOPIC
 from pilotfleet.fleet.taskfile import TaskLine
@@ -122,7 +123,12 @@ class _Load:
             )
 
     async def watch_tree(self, tag: str) -> None:
-        """Note who has the cluster of this tag."""
+        """Note who has the cluster of this tag, also after a broken subscription."""
+        while True:
+            with suppress(ConnectionReset):
+                await self._watch_tree(tag)
+
+    async def _watch_tree(self, tag: str) -> None:
         async with await Agent.connect(self.fleet.home / "run" / "hub.sock") as hub:
             events = await hub.subscribe(TREE_TOPIC, broker=hub.address)
             async with events:
