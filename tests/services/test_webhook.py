@@ -15,7 +15,7 @@ from pilotfleet.protocol.address import SocketAddress
 from pilotfleet.protocol.services import webhook as policy
 from pilotfleet.protocol.services.events import EVENT_PORT, Event, encode_event
 from pilotfleet.services import webhook
-from pilotfleet.services.events import EventBroker
+from pilotfleet.services.events.broker import EventBroker
 from pilotfleet.services.webhook import WebhookService
 from tests.node.support import World, echo, eventually, open_world
 from tests.services.webhooksupport import Recorder

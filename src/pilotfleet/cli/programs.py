@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pilotfleet.node.agent import Agent
     from pilotfleet.node.config import HostConfig
     from pilotfleet.node.host import Host
-    from pilotfleet.services.eventlog import EventLog
+    from pilotfleet.services.events.log import EventLog
     from pilotfleet.services.tasks import TaskConfig
 
 __all__ = [
@@ -93,10 +93,10 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
     from pilotfleet.protocol.services.events import EVENT_PORT
     from pilotfleet.services.dataexchange import DataExchange, DataExchangeConfig
     from pilotfleet.services.echo import ECHO_PORT, serve_echo
-    from pilotfleet.services.events import EventBroker
+    from pilotfleet.services.events.broker import EventBroker
+    from pilotfleet.services.events.publisher import BrokerConfig
     from pilotfleet.services.handshake import HandshakeService
     from pilotfleet.services.mailbox import MailboxConfig
-    from pilotfleet.services.publisher import BrokerConfig
     from pilotfleet.services.tasks import TaskService
     from pilotfleet.services.webhook import WebhookService
 
@@ -165,7 +165,7 @@ async def _open_log(host: Host, agent: Agent) -> EventLog | None:
     for each of them that once published to itself would be a flood of files.
     """
     from pilotfleet.errors import StorageError
-    from pilotfleet.services.eventlog import EventLog
+    from pilotfleet.services.events.log import EventLog
 
     names: set[Any] = {host.config.broker, host.default_agent.hostname}
     if agent is not host.default_agent and agent.hostname not in names:

@@ -10,7 +10,7 @@ import pytest
 
 from pilotfleet.errors import StorageError
 from pilotfleet.protocol.services.events import Event
-from pilotfleet.services.eventlog import EventLog, EventLogConfig
+from pilotfleet.services.events.log import EventLog, EventLogConfig
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from pilotfleet.protocol.address import Address, SocketAddress
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from pilotfleet.services.events import EventBroker
+    from pilotfleet.services.events.broker import EventBroker
 
 WINDOW = 256 << 10
 

@@ -24,11 +24,11 @@ from pilotfleet.protocol.services.events import (
     encode_event,
     encode_since,
 )
-from pilotfleet.services import publisher
-from pilotfleet.services.eventlog import EventLog
-from pilotfleet.services.events import EventBroker
-from pilotfleet.services.publisher import BrokerConfig
-from tests.services.eventsupport import (
+from pilotfleet.services.events import publisher
+from pilotfleet.services.events.broker import EventBroker
+from pilotfleet.services.events.log import EventLog
+from pilotfleet.services.events.publisher import BrokerConfig
+from tests.services.events.support import (
     MemoryAgent,
     MemoryHost,
     MemoryStream,

@@ -10,7 +10,7 @@ queue, which one writer empties; when a subscriber is slower than its topics, th
 oldest events give way and are counted, and nobody else notices.
 
 Publishing goes the other way over one lasting connection for each agent and
-broker (:mod:`pilotfleet.services.publisher`). Brokers in the same process are
+broker (:mod:`pilotfleet.services.events.publisher`). Brokers in the same process are
 reached without the network.
 """
 
@@ -39,13 +39,17 @@ from pilotfleet.protocol.services.events import (
     encode_event,
 )
 from pilotfleet.protocol.topics import TopicTrie
-from pilotfleet.services.publisher import BrokerConfig, FrameQueue, Publisher
+from pilotfleet.services.events.publisher import BrokerConfig, FrameQueue, Publisher
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from pilotfleet.services.eventlog import EventLog
-    from pilotfleet.services.publisher import BrokerAgent, BrokerHost, BrokerStream
+    from pilotfleet.services.events.log import EventLog
+    from pilotfleet.services.events.publisher import (
+        BrokerAgent,
+        BrokerHost,
+        BrokerStream,
+    )
 
 __all__ = ["BrokerConfig", "EventBroker"]
 

@@ -1,0 +1,1 @@
+"""Watch a fleet: aggregate its events, keep their history, raise alerts, show it."""

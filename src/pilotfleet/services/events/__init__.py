@@ -1,0 +1,1 @@
+"""The event bus: the broker of every agent, its log, and publishing."""
