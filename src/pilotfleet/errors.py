@@ -36,7 +36,10 @@ Every class carries the ``code`` that ``--json`` output shows (cli.md section
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class PilotError(Exception):
@@ -194,6 +197,24 @@ def error_for_code(code: str, message: str, *, hint: str | None = None) -> Pilot
     knows gives a :class:`DaemonError`.
     """
     return _BY_CODE.get(code, DaemonError)(message, hint=hint)
+
+
+def error_to_fields(error: PilotError) -> dict[str, str]:
+    """Return an error as it travels: ``code``, ``message`` and maybe ``hint``."""
+    fields = {"code": error.code, "message": str(error)}
+    if error.hint:
+        fields["hint"] = error.hint
+    return fields
+
+
+def error_from_fields(fields: Mapping[str, Any]) -> PilotError:
+    """Return the error that the other side meant; fields of another form are none."""
+    hint = fields.get("hint")
+    return error_for_code(
+        str(fields.get("code", "internal")),
+        str(fields.get("message", "refused")),
+        hint=hint if isinstance(hint, str) else None,
+    )
 
 
 _BY_CODE: Final[dict[str, type[PilotError]]] = {

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilotfleet.errors import AlreadyExists, InvalidArgument
-from pilotfleet.fleet import schedule as schedules
 from pilotfleet.fleet.retry import RetryPolicy
 from pilotfleet.fleet.roster import WorkerInfo
 from pilotfleet.fleet.schedule import (
@@ -28,6 +27,7 @@ from pilotfleet.fleet.schedule import (
     Update,
 )
 from pilotfleet.fleet.taskfile import TaskLine
+from pilotfleet.fleet.timers import MIN_TIMERS
 
 
 class Bench:
@@ -658,10 +658,10 @@ def test_updates_of_others_are_left_alone() -> None:
 
 def test_timers_of_ended_attempts_do_not_pile_up() -> None:
     bench = Bench("w1", attempt_limit_s=1e6, deadline_s=1e6)
-    for number in range(3 * schedules.MIN_TIMERS):
+    for number in range(3 * MIN_TIMERS):
         bench.add(f"t{number}")
         bench.say(bench.last.wire_id, "SUCCEEDED")
-    assert len(bench.schedule._timers) <= schedules.MIN_TIMERS + 32
+    assert len(bench.schedule._timers) <= MIN_TIMERS + 32
     bench.add("last")
     bench.wait(1e6)
     assert bench.results[-1].id == "last", "its own timer is still there"

@@ -13,6 +13,7 @@ from pilotfleet.errors import ConnectionFailed, PermissionDenied, ProtocolError
 from pilotfleet.transport import httppost
 from pilotfleet.transport.certificates import self_signed_tls
 from pilotfleet.transport.httppost import HttpPoster
+from pilotfleet.transport.tls import system_tls_context
 
 if TYPE_CHECKING:
     import ssl
@@ -195,8 +196,8 @@ async def test_server_must_prove_its_name(
         with pytest.raises(ConnectionFailed, match=r"(?i)certificate"):
             await post(poster)
         monkeypatch.setenv("SSL_CERT_FILE", str(tls.certificate))
-        httppost._system_trust.cache_clear()
+        system_tls_context.cache_clear()
         try:
             assert await post(poster) == 200
         finally:
-            httppost._system_trust.cache_clear()
+            system_tls_context.cache_clear()

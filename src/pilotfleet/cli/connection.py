@@ -26,7 +26,7 @@ from pilotfleet.errors import (
     NotSupported,
     PilotError,
     TimedOut,
-    error_for_code,
+    error_from_fields,
 )
 from pilotfleet.protocol.ipc.commands import (
     REPLIES,
@@ -182,7 +182,7 @@ class Daemon:
             ) from error
         failure = reply.get("error")
         if isinstance(failure, dict):
-            raise _refusal(failure)
+            raise error_from_fields(failure)
         result = reply.get("result")
         return result if isinstance(result, dict) else {}
 
@@ -381,13 +381,3 @@ def _decode_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DecodeError("the daemon's reply is not an object")
     return value
-
-
-def _refusal(failure: dict[str, Any]) -> PilotError:
-    """Return the error that an extension reply carries."""
-    hint = failure.get("hint")
-    return error_for_code(
-        str(failure.get("code", "internal")),
-        str(failure.get("message", "refused")),
-        hint=hint if isinstance(hint, str) else None,
-    )

@@ -6,7 +6,11 @@ import json
 import socket
 from typing import Any, Final
 
-from pilotfleet.errors import ConnectionFailed, NotRunning, error_for_code
+from pilotfleet.errors import (
+    ConnectionFailed,
+    NotRunning,
+    error_from_fields,
+)
 
 __all__ = ["ask_gateway"]
 
@@ -39,12 +43,7 @@ def ask_gateway(path: str, **request: Any) -> dict[str, Any]:
             raise ConnectionFailed(f"gateway: {error.strerror or error}") from error
     failure = answer.get("error")
     if isinstance(failure, dict):
-        hint = failure.get("hint")
-        raise error_for_code(
-            str(failure.get("code", "internal")),
-            str(failure.get("message", "refused")),
-            hint=hint if isinstance(hint, str) else None,
-        )
+        raise error_from_fields(failure)
     result = answer.get("result")
     return result if isinstance(result, dict) else {}
 

@@ -12,13 +12,19 @@ import contextlib
 import json
 import os
 import socket
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pilotfleet.errors import AlreadyExists, InvalidArgument, PilotError, StorageError
+from pilotfleet.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    PilotError,
+    StorageError,
+    error_to_fields,
+)
+from pilotfleet.transport.privatesocket import listen_privately
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
@@ -58,7 +64,7 @@ class GatewayControl:
                 hint="stop it first with: pilotctl gateway stop",
             )
         try:
-            listener = _listen(self.path)
+            listener = listen_privately(self.path, backlog=BACKLOG)
         except OSError as error:
             reason = error.strerror or str(error)
             raise StorageError(f"cannot make socket {self.path}: {reason}") from error
@@ -115,10 +121,7 @@ class GatewayControl:
         try:
             return {"result": await self._run(_decode(line))}
         except PilotError as error:
-            failure = {"code": error.code, "message": str(error)}
-            if error.hint:
-                failure["hint"] = error.hint
-            return {"error": failure}
+            return {"error": error_to_fields(error)}
 
     async def _run(self, request: dict[str, Any]) -> dict[str, Any]:
         gateway = self._gateway
@@ -167,19 +170,3 @@ def _answers(path: Path) -> bool:
         except OSError:
             return False
         return True
-
-
-def _listen(path: Path) -> socket.socket:
-    """Make the socket in a private folder first: it is never open to others."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".gateway-") as folder:
-        private = Path(folder) / "s"
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            listener.bind(str(private))
-            private.chmod(0o600)
-            listener.listen(BACKLOG)
-            private.replace(path)
-        except BaseException:
-            listener.close()
-            raise
-    return listener

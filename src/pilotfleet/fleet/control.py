@@ -32,7 +32,7 @@ from pilotfleet.errors import (
     DecodeError,
     InvalidArgument,
     NotRunning,
-    error_for_code,
+    error_from_fields,
 )
 from pilotfleet.fleet.home import short_path
 
@@ -347,9 +347,4 @@ def _decode_answer(line: bytes) -> dict[str, Any]:
 def _failure(error: Any) -> Exception:
     if not isinstance(error, dict):
         return ConnectionFailed("the fleet answered with an error of no known form")
-    hint = error.get("hint")
-    return error_for_code(
-        str(error.get("code", "internal")),
-        str(error.get("message", "refused")),
-        hint=hint if isinstance(hint, str) else None,
-    )
+    return error_from_fields(error)

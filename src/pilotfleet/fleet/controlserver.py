@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from pilotfleet.errors import PilotError, StorageError
+from pilotfleet.errors import PilotError, StorageError, error_to_fields
 from pilotfleet.fleet.control import MAX_LINE, decode_request
 from pilotfleet.fleet.home import short_path
 from pilotfleet.transport.peeruser import is_own_user
+from pilotfleet.transport.privatesocket import listen_privately
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
@@ -79,7 +78,8 @@ class ControlServer:
             StorageError: The socket cannot be made.
         """
         try:
-            listener = _listen(self._path)
+            with short_path(self._path.parent) as folder:
+                listener = listen_privately(folder / self._path.name, backlog=BACKLOG)
         except OSError as error:
             reason = error.strerror or str(error)
             raise StorageError(f"cannot make socket {self._path}: {reason}") from None
@@ -141,10 +141,7 @@ class ControlServer:
         try:
             answer = {"ok": await self._answer(decode_request(line), Reply(writer))}
         except PilotError as error:
-            failure = {"code": error.code, "message": str(error)}
-            if error.hint:
-                failure["hint"] = error.hint
-            answer = {"error": failure}
+            answer = {"error": error_to_fields(error)}
         writer.write(_line(answer))
         await writer.drain()
 
@@ -175,22 +172,3 @@ async def _unless_gone(
 
 def _line(value: Any) -> bytes:
     return msgspec.json.encode(value) + b"\n"
-
-
-def _listen(path: Path) -> socket.socket:
-    """Make the socket in a private folder first: it is never open to others."""
-    with (
-        short_path(path.parent) as parent,
-        tempfile.TemporaryDirectory(dir=parent, prefix=".c") as folder,
-    ):
-        private = Path(folder) / "s"
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            listener.bind(str(private))
-            private.chmod(0o600)
-            listener.listen(BACKLOG)
-            private.replace(path)
-        except BaseException:
-            listener.close()
-            raise
-    return listener

@@ -21,7 +21,7 @@ from pilotfleet.errors import (
     NotFound,
     NotRunning,
     StorageError,
-    error_for_code,
+    error_from_fields,
 )
 from pilotfleet.fleet.agent import Agent
 from pilotfleet.fleet.control import FleetControl
@@ -304,11 +304,8 @@ async def _pilotctl_fleet(words: Sequence[str]) -> dict[str, Any]:
     if process.returncode == 0 and "data" in answer:
         data: dict[str, Any] = answer["data"]
         return data
-    raise error_for_code(
-        str(answer.get("code", "internal")),
-        str(answer.get("message", f"pilotctl ended with {process.returncode}")),
-        hint=answer.get("hint"),
-    )
+    ended = {"message": f"pilotctl ended with {process.returncode}"}
+    raise error_from_fields({**ended, **answer})
 
 
 def _last_object(output: bytes) -> dict[str, Any]:

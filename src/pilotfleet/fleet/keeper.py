@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import signal
 import time
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pilotfleet.errors import NotRunning, PilotError, TimedOut
 from pilotfleet.fleet.plan import Role
 from pilotfleet.fleet.processes import ChildProcess
+from pilotfleet.transport.backoff import backoff_s
 from pilotfleet.transport.threads import run_blocking
 
 if TYPE_CHECKING:
@@ -256,7 +256,10 @@ class Keeper:
             if quick_ends >= MAX_QUICK_ENDS:
                 self._fail(error, quick_ends)
                 return
-            await asyncio.sleep(_pause_s(quick_ends))
+            pause_s = backoff_s(
+                quick_ends, first_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S
+            )
+            await asyncio.sleep(pause_s)
             self._restarts += 1
             child = None
 
@@ -310,9 +313,3 @@ class Keeper:
         self._state = state
         self._since = time.time()
         self._changed_at = time.monotonic()
-
-
-def _pause_s(quick_ends: int) -> float:
-    longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** max(0, quick_ends - 1))
-    # What died together should not come back all at once.
-    return longest * random.uniform(0.5, 1.0)

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from pilotfleet.transport.backoff import backoff_s
+
 if TYPE_CHECKING:
     import random
 
@@ -53,6 +55,9 @@ class RetryPolicy:
 
     max_attempts: int = 5
     """Lost attempts are repeated on another worker up to this many in all."""
+    max_excused: int = 20
+    """Attempts of a task at workers out of reach that do not count: discovery still
+    shows a lost machine's workers for three minutes."""
     retry_failed: int = 0
     """How often a task whose command failed is tried again."""
     first_pause_s: float = 0.2
@@ -66,25 +71,36 @@ class RetryPolicy:
     rest_after: int = 3
     """Bad ends in a row before a worker that is alive rests."""
 
-    def allows_another(self, end: AttemptEnd, *, attempts: int, failed: int) -> bool:
+    def allows_another(
+        self, end: AttemptEnd, *, attempts: int, failed: int, unreached: int = 0
+    ) -> bool:
         """Return whether a task may be tried again.
 
         Args:
             end: How the last attempt ended.
             attempts: Attempts made so far.
             failed: How many of them ended as FAILED.
+            unreached: How many found their worker out of reach.
         """
-        if end is AttemptEnd.SUCCEEDED or attempts >= self.max_attempts:
+        counted = attempts - min(unreached, self.max_excused)
+        if end is AttemptEnd.SUCCEEDED or counted >= self.max_attempts:
             return False
         return end is not AttemptEnd.FAILED or failed <= self.retry_failed
 
     def pause_s(self, attempts: int, rng: random.Random) -> float:
         """Return the pause after so many attempts, with jitter of up to a half."""
-        return _grown(self.first_pause_s, self.longest_pause_s, attempts, rng)
+        return backoff_s(
+            attempts,
+            first_s=self.first_pause_s,
+            longest_s=self.longest_pause_s,
+            rng=rng,
+        )
 
     def rest_s(self, rests: int, rng: random.Random) -> float:
         """Return how long a worker rests, for the so-manyth time in a row."""
-        return _grown(self.first_rest_s, self.longest_rest_s, rests, rng)
+        return backoff_s(
+            rests, first_s=self.first_rest_s, longest_s=self.longest_rest_s, rng=rng
+        )
 
 
 class Conduct:
@@ -143,8 +159,3 @@ class Judge:
         others = max(self._ended - row, 0.0) + EXPECTED_WEIGHT
         share = max(others_bad / others, EXPECTED_BAD)
         return row >= self._policy.rest_after and share**row <= BAD_LUCK
-
-
-def _grown(first: float, longest: float, count: int, rng: random.Random) -> float:
-    grown = first * 2.0 ** min(max(count - 1, 0), 30)
-    return float(min(grown, longest) * rng.uniform(0.5, 1.0))

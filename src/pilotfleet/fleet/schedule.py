@@ -15,11 +15,9 @@ The shell feeds tasks, discovery and updates in, and drains :meth:`next_action`.
 
 from __future__ import annotations
 
-import heapq
 import random
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.errors import AlreadyExists
@@ -43,6 +41,7 @@ from pilotfleet.fleet.attempts import (
 )
 from pilotfleet.fleet.retry import AttemptEnd, Judge, RetryPolicy
 from pilotfleet.fleet.roster import MAX_POOLS, Roster, Tags, Worker, WorkerInfo
+from pilotfleet.fleet.timers import Timer, Timers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,12 +65,6 @@ __all__ = [
 
 MAX_RETIRED: Final = 100_000
 """Finished attempts that are still recognised when they are heard of again."""
-MIN_TIMERS: Final = 1_024
-STALE_TIMERS_PER_ENTRY: Final = 4
-"""Timers of what has ended are tolerated up to this; then the heap is rebuilt."""
-MAX_EXCUSED: Final = 20
-"""Attempts of a task at workers out of reach that are tried again without counting.
-Discovery still shows a lost machine's workers for three minutes."""
 UNREACHABLE: Final = "the worker cannot be reached"
 PROGRAM_GONE: Final = "the worker program went away"
 NO_WORKER: Final = "no worker took the task before its deadline"
@@ -105,16 +98,6 @@ class ScheduleConfig:
     policy: RetryPolicy = field(default_factory=RetryPolicy)
 
 
-class _Timer(Enum):
-    """What is done when a time has come."""
-
-    DEADLINE = "deadline"
-    LIMIT = "limit"
-    RETRY = "retry"
-    REST = "rest"
-    UNMATCHED = "unmatched"
-
-
 class Schedule:
     """Tasks, attempts and workers of one run."""
 
@@ -140,8 +123,7 @@ class Schedule:
         self._attempts: dict[str, Attempt] = {}
         self._retired: OrderedDict[str, None] = OrderedDict()
         self._past = PastAttempts()
-        self._timers: list[tuple[float, int, _Timer, Any]] = []
-        self._timer_count = 0
+        self._timers = Timers(self._entry_count, self._is_wanted)
         self._has_discovered = False
         self._unmatched: dict[Tags, float] = {}
         """Until when tasks wait for a worker with tags that none carries."""
@@ -214,7 +196,7 @@ class Schedule:
         limit = min((limit for limit in limits if limit is not None), default=None)
         if limit is not None:
             task.deadline = now + limit
-            self._at(task.deadline, _Timer.DEADLINE, task.number)
+            self._timers.add(task.deadline, Timer.DEADLINE, task.number)
         past = self._past.take(key)
         if past is not None:
             self._resume(task, past, now)
@@ -310,43 +292,36 @@ class Schedule:
 
     def next_timer(self) -> float | None:
         """Return when :meth:`handle_timer` wants to be called."""
-        return self._timers[0][0] if self._timers else None
+        return self._timers.first()
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""
-        while self._timers and self._timers[0][0] <= now:
-            _, _, timer, key = heapq.heappop(self._timers)
+        for timer, key in self._timers.due(now):
             match timer:
-                case _Timer.DEADLINE:
+                case Timer.DEADLINE:
                     self._deadline(key, now)
-                case _Timer.LIMIT:
+                case Timer.LIMIT:
                     self._limit(key, now)
-                case _Timer.RETRY:
+                case Timer.RETRY:
                     self._retry(key, now)
-                case _Timer.REST:
+                case Timer.REST:
                     self._freed(self._roster.wake(key, now), now)
-                case _Timer.UNMATCHED:
+                case Timer.UNMATCHED:
                     self._assign(key, now)
 
     def next_action(self) -> Action | None:
         """Return what the shell has to do next."""
         return self._actions.popleft() if self._actions else None
 
-    def _at(self, when: float, timer: _Timer, key: object) -> None:
-        entries = len(self._tasks) + len(self._attempts) + len(self._roster)
-        if len(self._timers) > MIN_TIMERS + STALE_TIMERS_PER_ENTRY * entries:
-            self._timers = [entry for entry in self._timers if self._is_due(*entry[2:])]
-            heapq.heapify(self._timers)
-        # The count keeps equal times from comparing keys.
-        self._timer_count += 1
-        heapq.heappush(self._timers, (when, self._timer_count, timer, key))
+    def _entry_count(self) -> int:
+        return len(self._tasks) + len(self._attempts) + len(self._roster)
 
-    def _is_due(self, timer: _Timer, key: Any) -> bool:
+    def _is_wanted(self, timer: Timer, key: Any) -> bool:
         """Return whether a timer still means something."""
         match timer:
-            case _Timer.DEADLINE | _Timer.RETRY:
+            case Timer.DEADLINE | Timer.RETRY:
                 return key in self._tasks
-            case _Timer.LIMIT:
+            case Timer.LIMIT:
                 return key in self._attempts
         return True
 
@@ -401,7 +376,7 @@ class Schedule:
             if len(self._unmatched) >= MAX_POOLS:
                 del self._unmatched[next(iter(self._unmatched))]
             until = self._unmatched[tags] = now + self._config.unmatched_s
-            self._at(until, _Timer.UNMATCHED, tags)
+            self._timers.add(until, Timer.UNMATCHED, tags)
         if until <= now:
             error = _no_worker_with(tags)
             while waiting:
@@ -425,7 +400,7 @@ class Schedule:
         self._attempts[wire_id] = task.live[wire_id] = attempt
         self._roster.begin(worker, wire_id)
         if self._config.attempt_limit_s is not None:
-            self._at(now + self._config.attempt_limit_s, _Timer.LIMIT, wire_id)
+            self._timers.add(now + self._config.attempt_limit_s, Timer.LIMIT, wire_id)
         return attempt
 
     def _end(
@@ -448,9 +423,11 @@ class Schedule:
             return
         # Another attempt is under way, or will be soon.
         is_busy = task.is_waiting or any(a.is_promising for a in task.live.values())
-        excused = min(task.unreached, MAX_EXCUSED)
         may_retry = self._config.policy.allows_another(
-            end, attempts=task.attempts - excused, failed=task.failed
+            end,
+            attempts=task.attempts,
+            failed=task.failed,
+            unreached=task.unreached,
         )
         if end is AttemptEnd.SUCCEEDED:
             self._finish(task, "SUCCEEDED", attempt.name, result, "", now)
@@ -468,7 +445,7 @@ class Schedule:
             self._queue(task, now)
         else:
             pause = self._config.policy.pause_s(task.attempts, self._rng)
-            self._at(now + pause, _Timer.RETRY, task.number)
+            self._timers.add(now + pause, Timer.RETRY, task.number)
 
     def _free(self, attempt: Attempt, end: AttemptEnd, now: float) -> None:
         """Give the attempt's place to somebody else, unless its worker has to rest."""
@@ -499,7 +476,7 @@ class Schedule:
     def _rest(self, worker: Worker, now: float) -> None:
         until = now + self._config.policy.rest_s(worker.conduct.rests, self._rng)
         self._roster.rest(worker, until)
-        self._at(until, _Timer.REST, worker.info.address)
+        self._timers.add(until, Timer.REST, worker.info.address)
 
     def _freed(self, worker: Worker | None, now: float) -> None:
         if worker is not None and not worker.rests_until:

@@ -15,13 +15,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import random
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pilotfleet.errors import NotSupported, PilotError, ProtocolError
 from pilotfleet.protocol.services.receipts import MAX_BATCH, RECEIPTS_EXTENSION
 from pilotfleet.services import receiptrows
 from pilotfleet.services.receiptrows import ReceiptRow, State
+from pilotfleet.transport.backoff import backoff_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -143,7 +143,10 @@ class ReceiptDelivery:
                 failures += 1
                 if failures == 1:
                     logger.info("receipts wait for the registry: %s", error)
-                await asyncio.sleep(_pause_s(failures))
+                pause_s = backoff_s(
+                    failures, first_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S
+                )
+                await asyncio.sleep(pause_s)
             else:
                 if len(rows) < MAX_BATCH:
                     return
@@ -186,9 +189,3 @@ def _verdicts(
             raise ProtocolError("the registry's answer for a receipt is none")
         verdicts.append((state, str(answer.get("reason", ""))[:_MAX_REASON]))
     return verdicts
-
-
-def _pause_s(failures: int) -> float:
-    longest = FIRST_PAUSE_S * 2.0 ** min(failures - 1, 10)
-    # Jitter, so that the daemons of a fleet do not come back as one.
-    return float(min(longest, LONGEST_PAUSE_S) * random.uniform(0.5, 1.0))

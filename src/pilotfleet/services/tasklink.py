@@ -10,7 +10,6 @@ acknowledged: receivers know repeats by the task id.
 from __future__ import annotations
 
 import asyncio
-import random
 from typing import TYPE_CHECKING, Final
 
 from pilotfleet.errors import (
@@ -41,6 +40,7 @@ from pilotfleet.services.taskmessages import (
     status_update,
 )
 from pilotfleet.services.taskrecord import Pending, TaskKey, TaskRecord
+from pilotfleet.transport.backoff import backoff_s
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -397,9 +397,9 @@ class PeerLink:
         }
 
     def _pause_s(self) -> float:
-        longest = FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 10)
-        # Jitter, so that the links of a fleet do not dial a restarted node as one.
-        return float(min(longest, LONGEST_PAUSE_S) * random.uniform(0.5, 1.0))
+        return backoff_s(
+            self._failures, first_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S
+        )
 
 
 async def _read_answer(stream: TaskStream) -> Message | None:

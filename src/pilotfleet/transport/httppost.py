@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import socket
-import ssl
 from typing import TYPE_CHECKING, Final, Protocol
 
 import h11
 
 from pilotfleet.errors import ConnectionFailed, PermissionDenied, ProtocolError
 from pilotfleet.transport.threads import run_blocking
+from pilotfleet.transport.tls import system_tls_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -115,7 +114,7 @@ class HttpPoster:
 
     async def _connect(self) -> _Connection:
         server = self._server
-        context = await run_blocking(_system_trust) if server.is_tls else None
+        context = await run_blocking(system_tls_context) if server.is_tls else None
         failure: OSError | None = None
         for address in await self._look_up():
             try:
@@ -223,12 +222,6 @@ class _Connection:
             if not data and self._http.their_state is h11.SEND_RESPONSE:
                 raise ConnectionResetError("the server closed the connection")
             self._http.receive_data(data)
-
-
-@functools.cache
-def _system_trust() -> ssl.SSLContext:
-    # Reading the system's certificates takes tens of milliseconds.
-    return ssl.create_default_context()
 
 
 def _words(error: OSError) -> str:

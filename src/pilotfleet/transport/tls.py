@@ -7,6 +7,7 @@ its fingerprint: then names, dates and authorities say nothing (registry.md sect
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import ssl
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ __all__ = [
     "check_fingerprint",
     "client_tls_context",
     "explain_tls_error",
+    "system_tls_context",
 ]
 
 MINIMUM_VERSION: Final = ssl.TLSVersion.TLSv1_3
@@ -58,6 +60,12 @@ class TlsConfig:
     checked then. None: the usual check against trusted authorities."""
     authorities: Path | None = None
     """File of the authorities to trust instead of the system's."""
+
+
+@functools.cache
+def system_tls_context() -> ssl.SSLContext:
+    """Return what trusts the system's authorities. Blocks for tens of milliseconds."""
+    return ssl.create_default_context()
 
 
 def client_tls_context(config: TlsConfig) -> ssl.SSLContext:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +24,7 @@ from pilotfleet.protocol.ipc.commands import (
 )
 from pilotfleet.protocol.ipc.framing import MAX_JSON, encode_frame
 from pilotfleet.transport.peeruser import is_own_user
+from pilotfleet.transport.privatesocket import listen_privately
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +86,7 @@ class IpcServer:
             StorageError: The socket cannot be made there.
         """
         try:
-            listener = _listen(self.path)
+            listener = listen_privately(self.path, backlog=BACKLOG)
         except OSError as error:
             reason = error.strerror or str(error)
             raise StorageError(f"cannot make socket {self.path}: {reason}") from error
@@ -271,23 +269,3 @@ async def _run_extension(
         failure = PilotError(f"{request.op}: internal error, see the daemon's log")
         reply = extension.encode_failure(request.id, failure)
     session.reply(Command.EXTENSION_OK, reply)
-
-
-def _listen(path: Path) -> socket.socket:
-    """Return a listening socket that was never reachable with looser rights.
-
-    It is made inside a private folder beside its place and then moved there.
-    """
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        with tempfile.TemporaryDirectory(prefix=".pilot-", dir=path.parent) as folder:
-            temporary = os.path.join(folder, "s")
-            listener.bind(temporary)
-            os.chmod(temporary, 0o600)
-            listener.listen(BACKLOG)
-            os.replace(temporary, path)
-    except BaseException:
-        listener.close()
-        raise
-    listener.setblocking(False)
-    return listener

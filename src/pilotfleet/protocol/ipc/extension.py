@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from pilotfleet.errors import DecodeError, PilotError, error_for_code
+from pilotfleet.errors import (
+    DecodeError,
+    PilotError,
+    error_for_code,
+    error_to_fields,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,10 +109,7 @@ def encode_result(number: int, result: Mapping[str, Any]) -> bytes:
 
 def encode_failure(number: int, error: PilotError) -> bytes:
     """Return the payload of a reply that refuses the request."""
-    failure = {"code": error.code, "message": str(error)}
-    if error.hint:
-        failure["hint"] = error.hint
-    return _encode({"id": number, "error": failure})
+    return _encode({"id": number, "error": error_to_fields(error)})
 
 
 def decode_reply(payload: bytes) -> ExtensionReply:

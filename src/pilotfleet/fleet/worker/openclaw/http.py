@@ -7,9 +7,7 @@ nothing that shows, and one that breaks off belongs to exactly one task.
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
-import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -18,6 +16,7 @@ import h11
 
 from pilotfleet.errors import ConnectionFailed, InvalidArgument, ProtocolError
 from pilotfleet.transport.threads import run_blocking
+from pilotfleet.transport.tls import system_tls_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,7 +109,7 @@ async def exchange(
 async def _connect(
     endpoint: Endpoint,
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    context = await run_blocking(_system_trust) if endpoint.is_tls else None
+    context = await run_blocking(system_tls_context) if endpoint.is_tls else None
     return await asyncio.open_connection(endpoint.host, endpoint.port, ssl=context)
 
 
@@ -165,9 +164,3 @@ def _words(error: OSError) -> str:
     # asyncio has other words for a refused connection than the system.
     errno = error.errno if isinstance(error, ConnectionError) else None
     return os.strerror(errno) if errno else str(error) or type(error).__name__
-
-
-@functools.cache
-def _system_trust() -> ssl.SSLContext:
-    # Reading the system's certificates takes tens of milliseconds.
-    return ssl.create_default_context()
