@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: venv demo interop test test-all bench check-format lint layers types unit \
-	paths fleets systemd openclaw clean
+	paths fleets systemd prometheus pages openclaw clean
 
 venv: $(VENV)/.installed
 
@@ -20,7 +20,7 @@ demo: venv
 
 test: check-format lint layers types unit
 
-test-all: test demo paths fleets systemd openclaw
+test-all: test demo paths fleets systemd prometheus pages openclaw
 
 interop: venv
 	$(BIN)/python -m tests.support.isolated $(BIN)/python -m tests.interop.matrix
@@ -45,7 +45,7 @@ unit: venv
 
 # Real NATs in network namespaces: needs root and Linux.
 paths: venv
-	tests/paths/install.sh
+	tests/support/install.sh ip:iproute2 nft:nftables conntrack:conntrack sysctl:procps
 	PILOTFLEET_PATHS=1 $(BIN)/pytest --numprocesses 6 tests/paths
 
 # Fleets of a thousand workers, with programs killed on the way.
@@ -55,8 +55,21 @@ fleets: venv
 
 # Units on a real systemd, in namespaces: needs root and Linux.
 systemd: venv
-	tests/systemd/install.sh
+	tests/support/install.sh /lib/systemd/systemd:systemd /usr/bin/systemd-analyze:systemd \
+		/usr/bin/dbus-daemon:dbus /sbin/ip:iproute2 /usr/bin/nsenter:util-linux
 	PILOTFLEET_SYSTEMD=1 $(BIN)/pytest --numprocesses 0 tests/systemd
+
+# A real Prometheus scrapes a real monitor: Debian's, so it needs root to install.
+prometheus: venv
+	tests/support/install.sh prometheus:prometheus promtool:prometheus
+	PILOTFLEET_PROMETHEUS=1 $(BIN)/python -m tests.support.isolated \
+		$(BIN)/pytest --numprocesses 0 tests/prometheus
+
+# The web pages in Debian's Chromium. Pictures of them are in tests/pages/artefacts.
+pages: venv
+	tests/support/install.sh chromium:chromium /usr/share/fonts/truetype/dejavu:fonts-dejavu-core
+	PILOTFLEET_PAGES=1 $(BIN)/python -m tests.support.isolated \
+		$(BIN)/pytest --numprocesses 0 tests/pages
 
 # The real OpenClaw, with a local stub for its model.
 openclaw: venv

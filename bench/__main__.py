@@ -12,7 +12,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from bench import memory, mesh, patterns, polo, recovery, report, tasks, tunnel
+from bench import events, memory, mesh, patterns, polo, recovery, report, tasks, tunnel
 from bench.options import PATTERNS, QUICK_WORKERS, WORKERS, Options
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ BENCHMARKS: dict[str, Callable[[Options], list[Table]]] = {
     "recovery": recovery.measure,
     "mesh": mesh.measure,
     "polo": polo.measure,
+    "events": events.measure,
 }
 
 

@@ -254,12 +254,30 @@ def test_a_broken_file_gives_a_warning_and_defaults(
         (["--registry-tls"], "64 hex digits"),
         (["--join", ":token"], "names no network"),
         (["--config", "/nowhere/config.json"], "does not exist"),
+        (["--node-report", "soon"], "node-report"),
+        (["--node-report", "0.5s"], "--node-report: 0.5s is not 0s, or 1s to 1h"),
+        (["--node-report", "2h"], "--node-report: 7200s is not 0s, or 1s to 1h"),
     ],
 )
 def test_mistakes_are_named(argv: list[str], message: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         options(*argv)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "seconds"),
+    [
+        ([], 0.0),
+        (["--broker", "hub"], 10.0),
+        (["--broker", "hub", "--node-report", "0s"], 0.0),
+        (["--node-report", "1m"], 60.0),
+    ],
+)
+def test_daemons_of_a_fleet_report_on_themselves(
+    argv: list[str], seconds: float
+) -> None:
+    assert options(*argv).host.node_report_s == seconds
 
 
 def test_tls() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pilotfleet.protocol.services.events import encode_event, encode_since
+from pilotfleet.protocol.services.events import encode_event
 from tests.cli.support import frame
 
 if TYPE_CHECKING:
@@ -109,43 +109,27 @@ def test_publishing_at_a_named_node(shell: Shell, flag: str) -> None:
     assert shell.play(frames, "--json", *tokens).data["bytes"] == 1
 
 
-def test_fleet_broker_expands_the_pattern_and_replays(shell: Shell) -> None:
-    frames = called("broker", {"broker": None})
-    frames += [*OWN, *OWN, *DIAL, sent("fleet.*", encode_since(600.0))]
-    frames += [received("other"), received("fleet.x", b"1"), *CLOSE]
-    tokens = ["events", "subscribe", "--topic", "fleet.*", "--since", "10m"]
-    data = shell.play(frames, "--json", *tokens, "--count", "1").data
-    assert [event["topic"] for event in data["events"]] == ["fleet.x"]
+def test_confirmation_is_asked_for_and_must_be_said(shell: Shell) -> None:
+    tokens = ["events", "publish", "t", "--data", "x", "--confirm"]
+    answer = {"topic": "t", "bytes": 1, "target": "0:0000.0000.0009"}
+    frames = called(
+        "publish", {**answer, "confirmed": True}, topic="t", data="x", confirm=True
+    )
+    assert shell.play(frames, "--json", *tokens).data == {**answer, "confirmed": True}
+    frames = called("publish", answer, topic="t", data="x", confirm=True)
+    error = shell.play(frames, "--json", *tokens).error
+    assert "cannot wait for a confirmation" in error["message"]
+    frames = called("publish", TOO_OLD, topic="t", data="x", confirm=True)
+    error = shell.play(frames, "--json", *tokens).error
+    assert error["message"] == "the daemon does not offer 'publish'"
 
 
-@pytest.mark.parametrize(("fleet_broker", "asked"), [("hub", "a.*"), ("other", "*")])
-def test_named_broker_is_resolved(shell: Shell, fleet_broker: str, asked: str) -> None:
-    # Whether another broker expands patterns is not known, so it is asked for all.
-    answer = {"node_id": 7, "address": "0:0000.0000.0007"}
-    frames = called("broker", {"broker": fleet_broker})
-    frames += [["c2s", frame(0x11, b"hub")], ["s2c", frame(0x12, answer)], *OWN]
-    frames += [*DIAL, sent(asked), received("b"), received("a.b"), *CLOSE]
-    tokens = ["--json", "events", "subscribe", "--topic=a.*", "--broker", "hub", OPEN]
-    data = shell.play(frames, *tokens, "--count=1").data
-    assert [event["topic"] for event in data["events"]] == ["a.b"]
-
-
-def test_other_broker_is_asked_for_everything(shell: Shell) -> None:
-    # An official broker does not expand patterns, so the choice is made here.
-    frames = [*OWN, *DIAL, sent("*"), received("b"), received("a.b"), *CLOSE]
-    tokens = ["--json", "events", "subscribe", "7", "a.*", "--count=1", OPEN]
-    data = shell.play(frames, *tokens).data
-    assert [event["topic"] for event in data["events"]] == ["a.b"]
-    frames = [*called("broker", TOO_OLD), *OWN, *OWN, *DIAL, sent("*")]
-    frames += [received("b"), received("a.b"), *CLOSE]
-    tokens = ["--json", "events", "subscribe", "--topic=a.*", "--count=1"]
-    assert shell.play(frames, *tokens).data["events"][0]["topic"] == "a.b"
-
-
-def test_plain_topic_is_sent_as_it_is(shell: Shell) -> None:
-    frames = [*OWN, *DIAL, sent("a.b"), received("a.b"), *CLOSE]
-    tokens = ["--json", "events", "subscribe", "7", "a.b", "--count=1", OPEN]
-    assert shell.play(frames, *tokens).code == 0
+def test_status_of_the_broker(shell: Shell) -> None:
+    counters = {"subscribers": 1, "dropped": 120}
+    frames = called("events", counters)
+    assert shell.play(frames, "--json", "events", "status").data == counters
+    text = shell.play(frames, "events", "status").stdout
+    assert text == "subscribers  1\ndropped      120\n"
 
 
 @pytest.mark.parametrize("second", ["subscribe", "publish"])

@@ -8,6 +8,7 @@ import logging
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from pilotfleet.cli.logs import TEXT_FORMAT, TextFormatter
 from pilotfleet.cli.output import Output
 from pilotfleet.cli.terminal import escaped, printable
 from pilotfleet.errors import NotFound
+from pilotfleet.fleet.monitor.view.fleetview import FleetView
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +106,7 @@ def state(text: str) -> dict[str, Any]:
         "tasks": tasks,
         "workers": {},
         "health": {"agents": {text: 1}},
+        "figures": msgspec.to_builtins(FleetView(text).figures()),
         "tasks_per_second": 1.0,
         "error_rate": 0.0,
         "members": [{**member, "last_exit": text}],
@@ -117,7 +120,7 @@ def state(text: str) -> dict[str, Any]:
 def test_the_live_view_survives_every_word(text: str) -> None:
     # No terminal, or the library's own bold letters would be found.
     with redirect_stdout(io.StringIO()) as stream:
-        fleettop._print_plain(state(text))
+        fleettop._print_plain(fleettop._frame(state(text)))
     shown = stream.getvalue()
     assert not STEERING & set(shown)
     assert text is HOSTILE or shown.count(text) >= 8

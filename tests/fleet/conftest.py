@@ -22,7 +22,7 @@ async def nodes(
     monkeypatch.setattr("pilotfleet.services.tasklink.DIAL_LIMIT_S", 1.0)
     monkeypatch.setattr("pilotfleet.services.tasklink.FIRST_PAUSE_S", 0.05)
     monkeypatch.setattr("pilotfleet.services.tasklink.LONGEST_PAUSE_S", 0.2)
-    monkeypatch.setattr("pilotfleet.fleet.worker.runner.GATHER_S", 0.01)
+    monkeypatch.setattr("pilotfleet.fleet.worker.reports.GATHER_S", 0.01)
     monkeypatch.setattr("pilotfleet.fleet.worker.runner.FIRST_PAUSE_S", 0.02)
     monkeypatch.setattr("pilotfleet.fleet.worker.runner.LONGEST_PAUSE_S", 0.1)
     async with open_world(tmp_path) as world, open_task_world(world) as made:

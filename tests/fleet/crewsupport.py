@@ -9,10 +9,12 @@ from tests.support.programs import World, data_of
 __all__ = ["start_crew", "start_hub"]
 
 
-def start_hub(net: World) -> str:
+def start_hub(net: World, *flags: str) -> str:
     """Start a rendezvous and an agent ``hub``; return the id of its network."""
     net.start_rendezvous()
-    net.start_daemon("hub", "--hostname", "hub", "--broker", "hub", *PRIVATE_FLEET)
+    net.start_daemon(
+        "hub", "--hostname", "hub", "--broker", "hub", *PRIVATE_FLEET, *flags
+    )
     node: Any = data_of(net.ctl("hub", "info"))["node_id"]
     made = net.run_ctl_admin(
         *("network", "create", "--name", "crew", "--node-id", str(node))

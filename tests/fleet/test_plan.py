@@ -202,3 +202,20 @@ def test_worker_programs_are_told_how_tasks_are_done(
     made = spec(workers, **({"openclaw": table} if table else {}))
     assert " ".join(worker_flags(made)).startswith(flags)
     assert " ".join(worker_flags(made)).endswith("--timeout 300s --health-interval 10s")
+
+
+def test_a_fleet_with_a_monitor_has_one_beside_its_hub() -> None:
+    table = {"http": "127.0.0.1:0", "alerts": "a.toml", "token_file": "t"}
+    plan = plan_fleet(spec({"count": 2}, monitor=table))
+    assert names(plan) == ["rendezvous", "hub", "monitor", "group-1", "runner-1"]
+    monitor = plan[2]
+    assert monitor.role is Role.MONITOR
+    assert monitor.program == "pilot-monitor"
+    assert monitor.needs == "hub"
+    assert value(monitor, "--broker").split(",")[0] == "fleet-hub"
+    assert value(monitor, "--alerts") == "a.toml"
+    assert value(monitor, "--http-token-file") == "t"
+    parts = plan_fleet(
+        spec({"count": 400}, fleet={"listen": "10.0.0.1"}, monitor={}), Part(2, 2)
+    )
+    assert "monitor" not in names(parts)

@@ -11,7 +11,12 @@ import pytest
 
 from pilotfleet.errors import ConfigError
 from pilotfleet.fleet.plan import Part
-from pilotfleet.fleet.spec import FleetSection, FleetSpec, WorkersSection
+from pilotfleet.fleet.spec import (
+    FleetSection,
+    FleetSpec,
+    MonitorSection,
+    WorkersSection,
+)
 from pilotfleet.fleet.systemd import Layout, write_units
 
 LAYOUT = Layout(
@@ -43,6 +48,19 @@ def test_words_of_a_command_reach_the_program_as_they_are() -> None:
 def test_a_flag_within_a_command_is_no_line_of_its_own() -> None:
     agent = units(make_spec("tool --deep --fast"))["pilot-agent@.service"]
     assert '--exec "tool --deep --fast"' in agent
+
+
+def test_the_monitor_shows_pages_and_keeps_its_history_with_the_others() -> None:
+    unit = units(make_spec())["pilot-monitor.service"]
+    assert "--http 127.0.0.1:8787" in unit
+    assert "--home /var/lib/pilot/monitor" in unit
+    assert "ExecReload=/bin/kill -HUP $MAINPID" in unit
+    table = MonitorSection(http="10.0.0.1:80", alerts="/a b", token_file="/t")
+    spec = msgspec.structs.replace(make_spec(), monitor=table)
+    unit = units(spec)["pilot-monitor.service"]
+    assert "--http 10.0.0.1:80" in unit
+    assert '--alerts "/a b"' in unit
+    assert "--http-token-file /t" in unit
 
 
 @pytest.mark.parametrize("secret", ["PILOT_ADMIN_TOKEN", "admin.env"])

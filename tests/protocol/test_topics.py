@@ -129,8 +129,30 @@ def test_one_subscriber_with_several_fitting_patterns_is_returned_once() -> None
     assert trie.match("a.b") == ["x"]
 
 
-def test_topic_of_a_thousand_levels_is_matched_without_recursion() -> None:
+def test_text_of_too_many_levels_is_no_pattern() -> None:
+    deepest, deeper = ".*" * 31, ".*" * 32
+    assert is_pattern(deepest)
+    assert not is_pattern(deeper)
+    trie: TopicTrie[int] = TopicTrie()
+    trie.add(deepest, 1)
+    trie.add(deeper, 2)
+    for topic, expected in [
+        (".a" * 31, [1]),
+        (".a" * 32, [1]),
+        (".a" * 500, [1]),
+        (deeper, [1, 2]),
+        (".a" * 30, []),
+    ]:
+        assert sorted(trie.match(topic)) == expected
+        assert matches(deepest, topic) is (1 in expected)
+        assert matches(deeper, topic) is (2 in expected)
+
+
+def test_topic_of_a_thousand_levels_is_an_ordinary_topic() -> None:
     topic = "." * 1023
     trie: TopicTrie[int] = TopicTrie()
-    trie.add(".*" * 511, 1)
-    assert trie.match(topic) == [1]
+    for number, pattern in enumerate([topic, "*.*", "*", ".*"]):
+        trie.add(pattern, number)
+    assert sorted(trie.match(topic)) == [0, 1, 2, 3]
+    trie.remove(topic, 0)
+    assert sorted(trie.match(topic)) == [1, 2, 3]

@@ -25,6 +25,7 @@ from pilotfleet.registry.service import ServiceConfig
 from pilotfleet.transport.tls import TlsConfig
 from tests.registry.receipts import make_receipt
 from tests.registry.support import TIMEOUT_S, eventually, raw_client
+from tests.support.http import fetch
 from tests.support.nats import run_nats
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ async def http_get(
 ) -> tuple[int, dict[str, str], str]:
     """Return the status, headers and body of a page."""
     async with asyncio.timeout(TIMEOUT_S), raw_client(endpoint) as client:
-        lines = [f"GET {path} HTTP/1.1", "Host: x", "Connection: close", *headers]
-        client.send("\r\n".join([*lines, "", ""]).encode())
+        lines = [f"GET {path} HTTP/1.1", "Host: localhost", "Connection: close"]
+        client.send("\r\n".join([*lines, *headers, "", ""]).encode())
         answer = (await client.reader.read()).decode()
     head, _, body = answer.partition("\r\n\r\n")
     status, *fields = head.split("\r\n")
@@ -476,6 +477,25 @@ async def test_sigterm_stops_in_good_order(tmp_path: Path) -> None:
     assert "Traceback" not in output
 
 
+async def test_the_dashboard_is_closed_by_its_flags(tmp_path: Path) -> None:
+    token = tmp_path / "http-token"
+    token.write_text("door\n")
+    flags = ("--store=memory:", "-http-token-file", str(token))
+    async with running(
+        tmp_path, *flags, "--http-allow-host", "polo.example"
+    ) as program:
+        there = program.http
+        assert (await http_get(there, "/api/v1/agents"))[0] == 401
+        bearer = "Authorization: Bearer door"
+        assert (await http_get(there, "/api/v1/agents", bearer))[0] == 200
+        other = await fetch(there, "/healthz", headers={"Host": "other.example"})
+        named = await fetch(there, "/healthz", headers={"Host": "polo.example:443"})
+        assert (other.status, named.status) == (421, 200)
+    async with running(tmp_path, "--store=memory:", "-dashboard", "off") as program:
+        assert (await http_get(program.http, "/"))[0] == 404
+        assert (await http_get(program.http, "/healthz"))[0] == 200
+
+
 async def test_log_in_json(tmp_path: Path) -> None:
     flags = ("--store", "memory:", "--log-format", "json")
     async with running(tmp_path, *flags) as program:
@@ -505,6 +525,8 @@ async def test_tls_with_a_certificate_of_its_own(tmp_path: Path) -> None:
         (["--registry-addr", "192.0.2.1:9000"], "192.0.2.1:9000"),
         (["--beacon-addr", "192.0.2.1:9001"], "192.0.2.1:9001"),
         (["--admin-token-file", "/no/such/file"], "/no/such/file"),
+        (["--http-token-file", "/no/such/file"], "the HTTP token file /no/such/file"),
+        (["--dashboard", "perhaps"], "perhaps"),
         (["--stale-threshold", "soon"], "--stale-threshold"),
         (["--tls-cert", "cert.pem"], "--tls"),
         (["--tls", "--tls-cert", "/no/cert", "--tls-key", "/no/key"], "/no/cert"),

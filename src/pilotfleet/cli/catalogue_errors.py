@@ -91,6 +91,7 @@ ERRORS: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(
         ("events subscribe", "events publish"), (*_PEER, "not_implemented")
     ),
+    "events status": _OURS,
     "task submit": (*_PEER, "not_implemented"),
     "task show": ("invalid_argument", *_OURS),
     "polo show": (*_NODE, "permission_denied"),

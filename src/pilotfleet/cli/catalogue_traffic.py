@@ -74,16 +74,29 @@ ROWS: Final[dict[str, tuple[str, str, str, str, str]]] = {
     "events subscribe": (
         "events",
         "events:events_subscribe",
-        f"--topic <pattern> [--broker <name>] [--since <dur>] {_PAGE}",
-        "Print the events of a topic pattern at the fleet's broker",
-        "events [{topic, data, bytes}], timeout (bool)",
+        (
+            "--topic <pattern> [--broker <name>[,<name>…]] [--since <dur>]"
+            f" [--name <fleet>] {_PAGE}"
+        ),
+        "Print the events of a topic pattern at the fleet's brokers",
+        "events [{topic, data, bytes}], timeout (bool), lost",
     ),
     "events publish": (
         "events",
         "events:events_publish",
-        "--topic <topic> --data <message> [--broker <name>]",
+        "--topic <topic> --data <message> [--broker <name>] [--confirm]",
         "Publish an event at the fleet's broker",
-        "target, topic, bytes",
+        "target, topic, bytes; with --confirm: confirmed",
+    ),
+    "events status": (
+        "events",
+        "events:events_status",
+        "[--name <fleet>]",
+        "Print what the broker of the daemon's agent counted",
+        (
+            "subscribers, publishers, published, delivered, dropped, rate_limited,"
+            " malformed, refused, logged, log_lost, forwarded"
+        ),
     ),
     "task submit": (
         "tasks",

@@ -53,7 +53,7 @@ _TEXTS: Final = """
     registry-trust rekey-whitelist reply-whitelist socket syn-rate-limit syn-whitelist
     time-wait webhook webhook-secret
     agent-first agent-prefix agent-sockets agents broker fleet home polo
-    polo-gate ready-file stagger task-files
+    node-report polo-gate ready-file roll-up stagger task-files
 """.split()  # noqa: SIM905 - a list of names is easier to read and to sort so.
 """Flags with a value; the last two lines are not of the official program."""
 _SWITCHES: Final = """
@@ -116,6 +116,10 @@ TRUTHS: Final = {
 }
 MAX_NUMBER: Final = 0xFFFF_FFFF
 MAX_AGENTS: Final = 100_000
+MAX_BROKERS: Final = 16
+"""Each is a connection of every subscriber."""
+SHORTEST_REPORT_S: Final = 1.0
+LONGEST_REPORT_S: Final = 3600.0
 MAX_LOG_BACKUPS: Final = 1000
 """Each is looked for when the log is rotated."""
 
@@ -185,9 +189,18 @@ def _make_parser() -> argparse.ArgumentParser:
         ignored.add_argument(f"-{name}", f"--{name}")
     for name in _IGNORED_SWITCHES:
         ignored.add_argument(f"-{name}", f"--{name}", nargs="?", const="true")
-    for name, metavar in (("tag", "T"), ("join", "NETWORK[:TOKEN]")):
+    for name, metavar in (
+        ("tag", "T"),
+        ("join", "NETWORK[:TOKEN]"),
+        ("roll-up-topic", "PATTERN"),
+    ):
         parser.add_argument(
-            f"-{name}", f"--{name}", action="append", default=[], metavar=metavar
+            f"-{name}",
+            f"--{name}",
+            dest=_key(name),
+            action="append",
+            default=[],
+            metavar=metavar,
         )
     parser.add_argument(
         "-version",
@@ -300,7 +313,10 @@ def _host_config(settings: _Settings, home: Path) -> HostConfig:
         socket=Path(settings.text("socket", default_socket())),
         agent_sockets=Path(agent_sockets) if agent_sockets else None,
         networks=_networks(settings),
-        broker=settings.text("broker") or None,
+        brokers=_names(settings, "broker"),
+        roll_up=_names(settings, "roll_up"),
+        roll_up_topics=tuple(settings.flags["roll_up_topic"]) or ("fleet.*",),
+        node_report_s=_node_report_s(settings),
         owner=settings.text("email") or settings.text("owner"),
         admin_token=settings.text("admin_token"),
         trust_auto_approve=settings.switch("trust_auto_approve"),
@@ -403,6 +419,24 @@ def _webhook(settings: _Settings) -> str:
         except PilotError as error:
             raise InvalidArgument(f"--webhook: {error}") from None
     return url
+
+
+def _names(settings: _Settings, key: str) -> tuple[str, ...]:
+    """Return the brokers of a list, each once."""
+    parts = map(str.strip, settings.text(key).split(","))
+    names = tuple(dict.fromkeys(part for part in parts if part))
+    if len(names) > MAX_BROKERS:
+        raise InvalidArgument(f"{_flag(key)}: {len(names)} brokers (max {MAX_BROKERS})")
+    return names
+
+
+def _node_report_s(settings: _Settings) -> float:
+    """Return the pause between reports: of a fleet's daemon, unless told."""
+    default = "10s" if settings.text("broker") else "0s"
+    seconds = settings.seconds("node_report", default)
+    if seconds and not SHORTEST_REPORT_S <= seconds <= LONGEST_REPORT_S:
+        raise InvalidArgument(f"--node-report: {seconds:g}s is not 0s, or 1s to 1h")
+    return seconds
 
 
 def _is_on(settings: _Settings, key: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from pilotfleet.cli.connection import Deadline
@@ -11,6 +13,7 @@ from pilotfleet.errors import (
     ConnectionFailed,
     DecodeError,
     NotFound,
+    NotRunning,
     NotSupported,
     TimedOut,
 )
@@ -20,9 +23,8 @@ from pilotfleet.protocol.services.events import (
     Event,
     EventDecoder,
     encode_event,
-    encode_since,
+    is_reserved,
 )
-from pilotfleet.protocol.topics import ALL_TOPICS, is_pattern, matches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,58 +52,80 @@ def subscribe(context: Context, arguments: Arguments) -> None:
     check_trust(context, arguments, peer)
     count, deadline = arguments.integer("count", 0), open_deadline(arguments)
     topic = arguments.positional(1)
-    _subscribe_at(context, peer, encode_event(topic), topic, count, deadline)
+    _subscribe_at(context, peer, encode_event(topic), count, deadline)
 
 
 def events_publish(context: Context, arguments: Arguments) -> None:
     """Publish one event at the fleet's broker."""
     target, topic = _target_and_topic(context, arguments)
-    data = required_data(arguments)
-    if target:
-        peer = context.resolve(target)
-        check_trust(context, arguments, peer)
-        _publish_at(context, peer, topic, data)
-        return
-    request: dict[str, Any] = {"topic": topic, "data": data}
-    if arguments.has("broker"):
-        request["broker"] = arguments.text("broker")
-    try:
-        body = context.daemon().call("publish", **request)
-    except NotSupported:
-        peer = context.resolve(arguments.text("broker") or _own_address(context))
-        _publish_at(context, peer, topic, data)
-        return
-    except ConnectionFailed as error:
-        # The registry's refusals carry no code, only their text.
-        if "not found" not in str(error):
-            raise
-        name = arguments.text("broker") or "the fleet's broker"
-        raise NotFound(
-            f'cannot resolve "{name}": {error}',
-            hint="name the broker with --broker: a hostname, address or node number",
-        ) from error
-    result = {"topic": topic, "bytes": body.get("bytes"), "target": body.get("target")}
-    context.output.result(result, f"published {body.get('bytes')} bytes to {topic}")
+    data, is_confirmed = required_data(arguments), arguments.enabled("confirm")
+    with _some_daemon(context, arguments):
+        if target:
+            peer = context.resolve(target)
+            check_trust(context, arguments, peer)
+            if not is_confirmed:
+                _publish_at(context, peer, topic, data)
+                return
+            target = str(peer)
+        broker = target or arguments.text("broker")
+        _publish_through_daemon(context, topic, data, broker, confirm=is_confirmed)
 
 
 def events_subscribe(context: Context, arguments: Arguments) -> None:
-    """Print the events of a topic pattern at the fleet's broker."""
+    """Print the events of a topic pattern at the fleet's brokers."""
+    # Imported here: asyncio alone takes longer than all that other commands do.
+    from pilotfleet.cli.eventfeed import Wish, print_events
+
     target, topic = _target_and_topic(context, arguments)
     count, deadline = arguments.integer("count", 0), open_deadline(arguments)
     since = arguments.duration("since", 0.0)
-    is_fleet_broker = False
-    if not target:
-        fleet_broker, is_ours = _fleet_broker(context)
-        target = arguments.text("broker") or fleet_broker
-        is_fleet_broker = is_ours and target == fleet_broker
-    peer = context.resolve(target)
-    if target != _own_address(context):
-        check_trust(context, arguments, peer)
-    # Official brokers expand only "*" alone, so ask them for all and choose here.
-    is_expanded_there = is_fleet_broker or not is_pattern(topic)
-    wire_topic = topic if is_expanded_there else ALL_TOPICS
-    request = encode_event(wire_topic, encode_since(since) if since > 0 else b"")
-    _subscribe_at(context, peer, request, topic, count, deadline)
+    named = target or arguments.text("broker")
+    with _some_daemon(context, arguments):
+        brokers = [name.strip() for name in named.split(",") if name.strip()]
+        for name in brokers:
+            peer = context.resolve(name)
+            if str(peer) != _own_address(context):
+                check_trust(context, arguments, peer)
+        wish = Wish(topic, brokers, since=since or None, count=count, deadline=deadline)
+        print_events(wish, context)
+
+
+def events_status(context: Context, arguments: Arguments) -> None:
+    """Print what the broker of the daemon's agent counted."""
+    with _some_daemon(context, arguments):
+        counters = context.daemon().call("events")
+    width = max(map(len, counters), default=0)
+    lines = [f"{name:<{width}}  {value}" for name, value in counters.items()]
+    context.output.result(counters, "\n".join(lines))
+
+
+@contextlib.contextmanager
+def _some_daemon(context: Context, arguments: Arguments) -> Iterator[None]:
+    """Use the hub of a fleet that runs here, if it was named or is all there is.
+
+    Raises:
+        InvalidArgument: Several fleets run, and none was named.
+        NotRunning: No daemon runs.
+    """
+    is_named = arguments.has("home") or arguments.has("name")
+    if not is_named:
+        try:
+            context.daemon()
+        except NotRunning:
+            # Imported here: it takes longer than to publish an event.
+            from pilotfleet.cli.fleethome import running_homes
+
+            if os.environ.get("PILOT_SOCKET") or not running_homes():
+                raise
+        else:
+            yield
+            return
+    from pilotfleet.cli.fleethome import select_home, socket_of
+
+    with socket_of(select_home(arguments)) as socket:
+        context.socket = str(socket)
+        context.daemon()
+        yield
 
 
 def _target_and_topic(context: Context, arguments: Arguments) -> tuple[str, str]:
@@ -122,13 +146,42 @@ def _own_address(context: Context) -> str:
     return str(context.daemon().request_json(Command.INFO).get("address"))
 
 
-def _fleet_broker(context: Context) -> tuple[str, bool]:
-    """Return the broker to use without a target, and whether it is one of ours."""
+def _publish_through_daemon(
+    context: Context, topic: str, data: str, broker: str, *, confirm: bool
+) -> None:
+    request: dict[str, Any] = {"topic": topic, "data": data}
+    if broker:
+        request["broker"] = broker
+    if confirm:
+        request["confirm"] = True
     try:
-        name = context.daemon().call("broker").get("broker")
+        body = context.daemon().call("publish", **request)
     except NotSupported:
-        return _own_address(context), False
-    return str(name) if name else _own_address(context), True
+        if confirm:
+            raise
+        peer = context.resolve(broker or _own_address(context))
+        _publish_at(context, peer, topic, data)
+        return
+    except ConnectionFailed as error:
+        # The registry's refusals carry no code, only their text.
+        if "not found" not in str(error):
+            raise
+        name = broker or "the fleet's broker"
+        raise NotFound(
+            f'cannot resolve "{name}": {error}',
+            hint="name the broker with --broker: a hostname, address or node number",
+        ) from error
+    if confirm and not body.get("confirmed"):
+        raise NotSupported(
+            "the daemon published the event, but cannot wait for a confirmation",
+            hint="it needs a newer pilot-daemon",
+        )
+    result = {"topic": topic, "bytes": body.get("bytes"), "target": body.get("target")}
+    how = "published"
+    if confirm:
+        result["confirmed"] = True
+        how = "published, and confirmed,"
+    context.output.result(result, f"{how} {body.get('bytes')} bytes to {topic}")
 
 
 def _publish_at(context: Context, peer: Address, topic: str, data: str) -> None:
@@ -148,11 +201,10 @@ def _subscribe_at(
     context: Context,
     peer: Address,
     request: bytes,
-    pattern: str,
     count: int,
     deadline: Deadline,
 ) -> None:
-    """Subscribe with a frame and print what matches the pattern."""
+    """Subscribe with a frame and print what comes."""
     collected: list[dict[str, Any]] = []
     seen = 0
     result: dict[str, Any] = {"events": collected, "timeout": False}
@@ -160,10 +212,10 @@ def _subscribe_at(
         stream.write(request)
         try:
             for event in _events(stream, deadline):
-                if not matches(pattern, event.topic):
+                if is_reserved(event.topic):
                     continue
                 seen += 1
-                row = _row(event)
+                row = event_row(event)
                 if not context.json:
                     context.output.text(f"[{row['topic']}] {row['data']}")
                 elif count > 0:
@@ -189,6 +241,7 @@ def _events(stream: Stream, deadline: Deadline) -> Iterator[Event]:
     raise ConnectionFailed("the broker closed the subscription")
 
 
-def _row(event: Event) -> dict[str, Any]:
+def event_row(event: Event) -> dict[str, Any]:
+    """Return what is printed of an event."""
     text = event.payload.decode("utf-8", "replace")
     return {"topic": event.topic, "data": text, "bytes": len(event.payload)}

@@ -75,10 +75,10 @@ COMMANDS: Final = {
         frozenset(["wait"]),
     ),
     "top": Command(
-        "[SPEC] [--interval D] [--once]",
-        "watch a fleet work",
+        "[SPEC | --monitor URL [--token-file FILE]] [--interval D] [--once]",
+        "watch a fleet work, or what a pilot-monitor knows of it",
         "fleettop:top",
-        _WHICH | frozenset(["interval"]),
+        _WHICH | frozenset(["interval", "monitor", "token-file"]),
         frozenset(["once"]),
     ),
     "logs": Command(

@@ -15,10 +15,13 @@ from pilotfleet.errors import InvalidArgument, NotRunning
 from pilotfleet.fleet.control import CONTROL_SOCKET
 from pilotfleet.fleet.controller import DESCRIPTION
 from pilotfleet.fleet.home import short_path
+from pilotfleet.fleet.plan import HUB
 from pilotfleet.fleet.spec import load_spec
 from pilotfleet.transport.tls import TlsConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pilotfleet.cli.arguments import Arguments
 
 __all__ = [
@@ -30,7 +33,9 @@ __all__ = [
     "pattern_of",
     "registry_tls",
     "remember",
+    "running_homes",
     "select_home",
+    "socket_of",
 ]
 
 ELSEWHERE: Final = ".elsewhere"
@@ -99,6 +104,11 @@ def is_running(home: Path) -> bool:
         return True
 
 
+def running_homes() -> list[Path]:
+    """Return the homes of this user's fleets that run."""
+    return [home for home in known_homes() if is_running(home)]
+
+
 def select_home(words: Arguments, spec: str = "") -> Path:
     """Return the home of the fleet that a command means.
 
@@ -114,7 +124,7 @@ def select_home(words: Arguments, spec: str = "") -> Path:
     if words.has("home"):
         return Path(words.text("home")).absolute()
     name = words.text("name") or (load_spec(Path(spec)).fleet.name if spec else "")
-    running = [home for home in known_homes() if is_running(home)]
+    running = running_homes()
     if name:
         homes = [home for home in running if name_of(home) == name]
         if default_home(name) in homes or not homes:
@@ -132,6 +142,26 @@ def select_home(words: Arguments, spec: str = "") -> Path:
             f"several fleets run: {listed}", hint="choose one with --home or --name"
         )
     return homes[0]
+
+
+@contextlib.contextmanager
+def socket_of(home: Path) -> Iterator[Path]:
+    """Yield the socket of the hub of a fleet that runs.
+
+    On a machine without the hub it is that of another of the fleet's daemons.
+
+    Raises:
+        NotRunning: There is none.
+    """
+    with short_path(home / "run") as folder:
+        sockets = [folder / f"{HUB}.sock", *sorted(folder.glob("group-*.sock"))]
+        found = next((path for path in sockets if os.path.exists(path)), None)
+        if found is None:
+            raise NotRunning(
+                f"no daemon of a fleet runs in {home}",
+                hint="start the fleet with: pilotctl fleet up SPEC",
+            )
+        yield found
 
 
 def registry_tls() -> TlsConfig | None:

@@ -8,6 +8,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
+from pilotfleet.cli.fleetfigures import figure_lines
 from pilotfleet.cli.fleethome import (
     is_running,
     known_homes,
@@ -17,6 +20,7 @@ from pilotfleet.cli.fleethome import (
 )
 from pilotfleet.errors import InvalidArgument
 from pilotfleet.fleet.control import FleetControl
+from pilotfleet.fleet.monitor.figures import Figures
 from pilotfleet.fleet.spec import load_spec
 from pilotfleet.fleet.worker.identities import MAX_IDENTITIES
 from pilotfleet.protocol.durations import format_duration
@@ -93,23 +97,31 @@ def describe(answer: dict[str, Any]) -> str:
     state = f"{answer['state']} for {up}{part}  (pid {answer['pid']})"
     lines = [
         f"{answer['name']}  {answer['pattern']}  {state}",
-        f"home     {answer['home']}",
-        f"tasks    {tasks['tasks']}: {counts}",
+        f"home      {answer['home']}",
+        *_figure_lines(answer["figures"]),
+        f"tasks     {tasks['tasks']}: {counts}",
     ]
     known = ", ".join(
         f"{workers[key]} {text}"
         for key, text in (("workers", "known"), ("busy", "busy"), ("resting", "rest"))
         if isinstance(workers.get(key), int)
     )
-    lines.append(f"workers  {answer['agents']} wanted{', ' if known else ''}{known}")
+    lines.append(f"workers   {answer['agents']} wanted{', ' if known else ''}{known}")
+    if answer.get("monitor"):
+        lines.append(f"monitor   {answer['monitor']}")
     if answer["trouble"]:
-        lines.append(f"trouble  {answer['trouble']}")
+        lines.append(f"trouble   {answer['trouble']}")
     lines += ["", _members(answer["members"])]
     if answer["clusters"]:
         lines += ["", _clusters(answer["clusters"])]
     if answer["batches"]:
         lines += ["", _batches(answer["batches"][-MOST_BATCHES:])]
     return "\n".join(lines)
+
+
+def _figure_lines(figures: dict[str, Any]) -> list[str]:
+    lines = figure_lines(msgspec.convert(figures, Figures))
+    return [f"{name:<10}{words}" for name, words in lines]
 
 
 def _members(members: list[dict[str, Any]]) -> str:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
+from pilotfleet.cli.fleetfigures import figure_lines
 from pilotfleet.cli.fleethome import select_home
+from pilotfleet.cli.monitorclient import MonitorClient, read_token
 from pilotfleet.cli.terminal import printable
 from pilotfleet.errors import InvalidArgument
 from pilotfleet.fleet.control import FleetControl
+from pilotfleet.fleet.monitor.figures import Figures
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import RenderableType
     from rich.table import Table
 
@@ -32,39 +40,88 @@ def top(words: Arguments, output: Output) -> None:
     interval_s = words.duration("interval", 1.0)
     if interval_s < MIN_INTERVAL_S:
         raise InvalidArgument(f"--interval: at least {MIN_INTERVAL_S:g}s")
+    is_once = words.has("once") or not sys.stdout.isatty()
+    if words.has("monitor"):
+        _top_of_monitor(words, output, None if is_once else interval_s)
+        return
+    if words.has("token-file"):
+        raise InvalidArgument("--token-file goes with --monitor only")
     control = FleetControl(select_home(words, words.positional(0)))
     status = asyncio.run(control.status())
     if output.json:
         output.result(status)
-    elif words.has("once") or not sys.stdout.isatty():
-        _print_plain(status)
+    elif is_once:
+        _print_plain(_frame(status))
     else:
-        _live(control, interval_s)
+        _live(lambda: _frame(asyncio.run(control.status())), interval_s)
 
 
-def _live(control: FleetControl, interval_s: float) -> None:
+def _top_of_monitor(words: Arguments, output: Output, interval_s: float | None) -> None:
+    """Show what a ``pilot-monitor`` knows, which may watch a fleet from elsewhere."""
+    if words.positionals or words.has("home"):
+        raise InvalidArgument(
+            "--monitor shows what the monitor watches, not a SPEC or --home",
+            hint="choose one of its fleets with --name",
+        )
+    client = MonitorClient(
+        words.text("monitor"),
+        token=read_token(words.text("token-file")) if words.has("token-file") else "",
+        fleet=words.text("name"),
+    )
+    figures = client.figures()
+    if output.json:
+        output.result({"figures": msgspec.to_builtins(figures)})
+    elif interval_s is None:
+        _print_plain(_monitor_frame(figures))
+    else:
+        _live(lambda: _monitor_frame(client.figures()), interval_s)
+
+
+def _live(frame: Callable[[], RenderableType], interval_s: float) -> None:
     # Imported here: it takes longer than everything else the command needs.
     from rich.live import Live
 
-    async def show() -> None:
+    try:
         with Live(screen=True, auto_refresh=False) as live:
             while True:
-                live.update(_frame(await control.status()), refresh=True)
-                await asyncio.sleep(interval_s)
-
-    try:
-        asyncio.run(show())
+                live.update(frame(), refresh=True)
+                time.sleep(interval_s)
     except KeyboardInterrupt:
         return  # The way to leave it.
 
 
-def _print_plain(status: dict[str, Any]) -> None:
+def _print_plain(frame: RenderableType) -> None:
     from rich.console import Console
 
     console = Console(
         file=sys.stdout, no_color=True, width=PLAIN_WIDTH, highlight=False
     )
-    console.print(_frame(status))
+    console.print(frame)
+
+
+def _monitor_frame(figures: Figures) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    headline = Text(printable(figures.fleet), style="bold")
+    traffic = figures.traffic
+    versions = ", ".join(f"{n} x {name}" for name, n in figures.versions.items())
+    table = _figures(figures)
+    _row(
+        table,
+        "tunnels",
+        f"{traffic.tunnels}; {traffic.sent_per_s / 1e6:.3g} MB/s sent,"
+        f" {traffic.received_per_s / 1e6:.3g} MB/s received",
+    )
+    _row(table, "versions", versions or "not known yet")
+    return Group(headline, table)
+
+
+def _figures(figures: Figures) -> Table:
+    table = _table("FIGURE", "")
+    for name, words in figure_lines(figures):
+        _row(table, name, words)
+    return table
 
 
 def _frame(status: dict[str, Any]) -> RenderableType:
@@ -72,7 +129,8 @@ def _frame(status: dict[str, Any]) -> RenderableType:
     from rich.text import Text
 
     headline = printable(_headline(status))
-    parts: list[RenderableType] = [Text(headline, style="bold")]
+    figures = msgspec.convert(status["figures"], Figures)
+    parts: list[RenderableType] = [Text(headline, style="bold"), _figures(figures)]
     parts += [_numbers(status), _members(status["members"])]
     if status["batches"]:
         parts.append(_batches(status["batches"][-MOST_BATCHES:]))
@@ -84,8 +142,8 @@ def _frame(status: dict[str, Any]) -> RenderableType:
 
 
 def _headline(status: dict[str, Any]) -> str:
-    trouble = f"  {status['trouble']}" if status["trouble"] else ""
-    return f"{status['name']}  {status['pattern']}  {status['state']}{trouble}"
+    more = "".join(f"  {status[k]}" for k in ("monitor", "trouble") if status.get(k))
+    return f"{status['name']}  {status['pattern']}  {status['state']}{more}"
 
 
 def _numbers(status: dict[str, Any]) -> Table:

@@ -65,6 +65,7 @@ class Context:
         "command",
         "output",
         "settings",
+        "socket",
         "usage",
     )
 
@@ -76,6 +77,8 @@ class Context:
         self.output = output
         self.agent = invocation.agent or os.environ.get("PILOT_AGENT") or None
         self.settings = Settings()
+        self.socket = self.settings.socket
+        """The daemon's; a command may choose another before it asks for it."""
         self._daemon: Daemon | None = None
         if self.settings.warning:
             output.warn(self.settings.warning)
@@ -125,9 +128,8 @@ class Context:
         """
         if self._daemon is None:
             if self._verbose:
-                socket = self.settings.socket
-                sys.stderr.write(f"connecting to daemon socket {socket}\n")
-            self._daemon = Daemon(self.settings.socket)
+                sys.stderr.write(f"connecting to daemon socket {self.socket}\n")
+            self._daemon = Daemon(self.socket)
             if self.agent is not None:
                 self._daemon.call("select-agent", name=self.agent)
         return self._daemon

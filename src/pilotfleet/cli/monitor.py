@@ -1,16 +1,18 @@
-"""``pilot-monitor``: follow the events of a fleet, one JSON object a line."""
+"""``pilot-monitor``: watch one or more fleets.
+
+Aggregates their events, keeps history, raises alerts, and shows it all: as web pages,
+for Prometheus, as lines of JSON, by OTLP. The first SIGTERM or SIGINT stores what is
+known and stops, the second one stops at once; SIGHUP reads the rules of alerts again.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import random
+import os
+import re
 import signal
 import sys
-import time
-from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,26 +20,64 @@ import click
 
 import pilotfleet
 from pilotfleet.cli.logs import configure_logging
-from pilotfleet.cli.serving import fast_loop, run_command, tell_ready
-from pilotfleet.errors import Unavailable
+from pilotfleet.cli.serving import (
+    EXIT_INTERRUPTED,
+    fast_loop,
+    run_command,
+    settle_memory,
+    tell_ready,
+)
+from pilotfleet.errors import ConfigError, DecodeError, InvalidArgument
 from pilotfleet.fleet.agent import Agent
+from pilotfleet.fleet.monitor.history.history import Retention
+from pilotfleet.fleet.monitor.monitor import Monitor, MonitorConfig
+from pilotfleet.fleet.monitor.outputs.ndjson import LineKind
+from pilotfleet.protocol.durations import parse_duration
+from pilotfleet.protocol.registry.endpoints import format_endpoint, parse_endpoint
+from pilotfleet.web.security import is_loopback
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import NoReturn
 
-    from pilotfleet.protocol.services.events import Event
+    from pilotfleet.protocol.address import Endpoint
 
 __all__ = ["main"]
 
 logger = logging.getLogger(__name__)
 
 PROGRAM: Final = "pilot-monitor"
-FIRST_PAUSE_S: Final = 0.5
-LONGEST_PAUSE_S: Final = 10.0
+HTTP: Final = "127.0.0.1:8787"
+MAX_FLEETS: Final = 64
+DAY_S: Final = 86_400.0
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--broker", help="Agent whose broker is followed.", required=True)
+@click.option(
+    "--broker",
+    "brokers",
+    multiple=True,
+    help="Agent whose broker is followed, and its stand-bys: NAME[,NAME...]. Once for"
+    " each fleet. By default what the daemon was told.",
+)
+@click.option("--http", help='Where the pages are; "" for none.', default=HTTP)
+@click.option("--http-token-file", help="Holds what opens the pages.", default="")
+@click.option(
+    "--http-allow-host",
+    "allow_hosts",
+    multiple=True,
+    help="Another host name that the pages answer to, as behind a proxy.",
+)
+@click.option("--home", help="Folder of the history.", default="")
+@click.option("--retention", help="How long hours are kept.", default="400 days")
+@click.option("--alerts", help="Rules, as TOML. SIGHUP reads them again.", default="")
+@click.option(
+    "--ndjson",
+    help="Write lines of JSON on standard output: events or figures.",
+    type=click.Choice([kind.value for kind in LineKind]),
+)
+@click.option("--otlp", help="URL of an OpenTelemetry collector.", default="")
 @click.option("--topic", help="What is followed.", default="fleet.*")
 @click.option("--agent", help="Hosted agent to follow as.", default=None)
 @click.option("--socket", help="The daemon's.", default=None, envvar="PILOT_SOCKET")
@@ -46,10 +86,10 @@ LONGEST_PAUSE_S: Final = 10.0
 @click.option("--log-format", help="text or json.", default="text")
 @click.version_option(pilotfleet.__version__, message="pilotfleet %(version)s")
 def _command(**flags: Any) -> None:
-    """Write every event of a fleet on standard output, as JSON."""
+    """Watch a fleet: its figures as web pages, metrics, history and alerts."""
     configure_logging(flags["log_level"], flags["log_format"])
     with asyncio.Runner(loop_factory=fast_loop()) as loop:
-        loop.run(_follow_until_signal(flags))
+        loop.run(_watch(flags))
 
 
 def main() -> NoReturn:
@@ -57,83 +97,123 @@ def main() -> NoReturn:
     sys.exit(run_command(_command, PROGRAM))
 
 
-async def _follow_until_signal(flags: dict[str, Any]) -> None:
+async def _watch(flags: dict[str, Any]) -> None:
+    stop = asyncio.Event()
     task = asyncio.current_task()
     assert task is not None
+    is_ready = False
+
+    def on_signal() -> None:
+        if is_ready and not stop.is_set():
+            stop.set()
+        elif is_ready:
+            os._exit(EXIT_INTERRUPTED)
+        else:
+            task.cancel()
+
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    feed = _Feed(flags)
-    with suppress(asyncio.CancelledError):
-        await feed.run()
-    logger.info("stopped after %d events", feed.events)
+        loop.add_signal_handler(number, on_signal)
+    monitor = Monitor(_config(flags, await _fleets(flags)))
+    loop.add_signal_handler(signal.SIGHUP, monitor.reload_rules)
+    async with monitor:
+        settle_memory()
+        http = format_endpoint(monitor.http) if monitor.http else ""
+        fleets = list(monitor.fleets())
+        ready_file = flags["ready_file"]
+        state = {"fleets": fleets, "http": http}
+        tell_ready(Path(ready_file) if ready_file else None, state)
+        is_ready = True
+        logger.info("ready: fleets %s, http %s", ", ".join(fleets), http or "off")
+        await monitor.run(stop)
+        logger.info("stopping")
+    logger.info("stopped")
 
 
-class _Feed:
-    """The events of one broker on standard output."""
-
-    def __init__(self, flags: dict[str, Any]) -> None:
-        self._flags = flags
-        self._lost_at: float | None = None
-        """When the broker went away, on the monotonic clock."""
-        self._pause_s = FIRST_PAUSE_S
-        self.events = 0
-
-    async def run(self) -> None:
-        """Follow; a broker that goes away is looked for again for ever.
-
-        Raises:
-            PilotError: It cannot be followed at first: what is wrong is in the flags,
-                or systemd tries again.
-        """
-        while True:
-            try:
-                await self._follow()
-            except Unavailable as error:
-                if self._lost_at is None:
-                    raise
-                logger.warning("%s; trying again", error)
-                await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.5))
-                self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
-
-    async def _follow(self) -> None:
-        flags, lost_at = self._flags, self._lost_at
-        async with await Agent.connect(flags["socket"], name=flags["agent"]) as agent:
-            # What was missed meanwhile is in the broker's log.
-            since = None if lost_at is None else time.monotonic() - lost_at
-            events = await agent.subscribe(
-                flags["topic"], broker=flags["broker"], since=since
+async def _fleets(flags: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the brokers of each fleet."""
+    given: Sequence[str] = flags["brokers"]
+    if len(given) > MAX_FLEETS:
+        raise InvalidArgument(f"--broker: at most {MAX_FLEETS} fleets")
+    fleets = [tuple(map(str.strip, text.split(","))) for text in given]
+    for name in (name for names in fleets for name in names):
+        if not _NAME.fullmatch(name):
+            raise InvalidArgument(
+                f"--broker: {name[:40]!r} is no name of an agent",
+                hint="for example --broker batch-hub, or batch-hub,worker-1 with a"
+                " stand-by",
             )
-            async with events:
-                self._on_following()
-                try:
-                    async for event in events:
-                        self._write(event)
-                finally:
-                    self._lost_at = time.monotonic()
-
-    def _on_following(self) -> None:
-        logger.info("following %s at %s", self._flags["topic"], self._flags["broker"])
-        self._pause_s = FIRST_PAUSE_S
-        if self._lost_at is None:
-            ready_file = self._flags["ready_file"]
-            path = Path(ready_file) if ready_file else None
-            tell_ready(path, {"broker": self._flags["broker"]})
-
-    def _write(self, event: Event) -> None:
-        self.events += 1
-        line = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "topic": event.topic,
-            "data": _read_payload(event.payload),
-        }
-        # Escapes, so that nothing in an event reaches the terminal as a command.
-        sys.stdout.write(json.dumps(line, ensure_ascii=True) + "\n")
-        sys.stdout.flush()
+    if fleets:
+        return fleets
+    async with await Agent.connect(flags["socket"], name=flags["agent"]) as agent:
+        return [tuple(await agent.brokers())]
 
 
-def _read_payload(payload: bytes) -> Any:
-    """Return what an event says; as text, if that is not JSON."""
+def _config(flags: dict[str, Any], fleets: list[tuple[str, ...]]) -> MonitorConfig:
+    http = _endpoint(flags["http"]) if flags["http"] else None
+    token = _token(flags["http_token_file"])
+    if http is not None and token is None and not is_loopback(http[0]):
+        raise InvalidArgument(
+            f"--http: others can reach {flags['http']}, so a token is needed",
+            hint="openssl rand -hex 32 > FILE, then --http-token-file FILE",
+        )
+    home = flags["home"]
+    return MonitorConfig(
+        fleets=tuple(fleets),
+        home=Path(home) if home else _default_home(fleets[0][0]),
+        topic=flags["topic"],
+        socket=Path(flags["socket"]) if flags["socket"] else None,
+        agent=flags["agent"],
+        http=http,
+        token=token,
+        allow_hosts=flags["allow_hosts"],
+        alerts=Path(flags["alerts"]) if flags["alerts"] else None,
+        lines=LineKind(flags["ndjson"]) if flags["ndjson"] else None,
+        otlp=flags["otlp"],
+        retention=_retention(flags["retention"]),
+    )
+
+
+def _endpoint(text: str) -> Endpoint:
     try:
-        return json.loads(payload)
-    except (ValueError, RecursionError):
-        return payload.decode(errors="replace")
+        return parse_endpoint(text)
+    except DecodeError:
+        raise InvalidArgument(
+            f"--http: {text!r} is not host:port", hint=f"for example {HTTP}"
+        ) from None
+
+
+def _token(name: str) -> str | None:
+    if not name:
+        return None
+    try:
+        token = Path(name).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the token file {name}: {error.strerror}",
+            hint="make it, for example: openssl rand -hex 32 > FILE",
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"the token file {name} is not text") from None
+    if not token:
+        raise ConfigError(f"the token file {name} is empty")
+    return token
+
+
+def _retention(text: str) -> Retention:
+    """Read for how long hours are kept; what is finer is never kept longer."""
+    days = re.fullmatch(r"(\d{1,5}) ?d(ays?)?", text)
+    seconds = int(days[1]) * DAY_S if days else parse_duration(text, "--retention")
+    if seconds < 3_600:
+        raise InvalidArgument("--retention is at least 1h")
+    usual = Retention()
+    return Retention(
+        seconds_s=min(usual.seconds_s, seconds),
+        minutes_s=min(usual.minutes_s, seconds),
+        hours_s=seconds,
+    )
+
+
+def _default_home(broker: str) -> Path:
+    root = Path(os.environ.get("PILOT_HOME") or Path.home()).absolute()
+    return root / ".pilot" / "monitor" / broker

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -97,6 +97,7 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
     from pilotfleet.services.events.publisher import BrokerConfig
     from pilotfleet.services.handshake import HandshakeService
     from pilotfleet.services.mailbox import MailboxConfig
+    from pilotfleet.services.nodestatus import NodeStatus
     from pilotfleet.services.tasks import TaskService
     from pilotfleet.services.webhook import WebhookService
 
@@ -105,8 +106,12 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
     handshake.attach()
     events = EventBroker(
         host,
-        BrokerConfig(broker=config.broker),
-        is_member=_is_trusted,
+        BrokerConfig(
+            brokers=config.brokers,
+            roll_up=config.roll_up,
+            roll_up_topics=config.roll_up_topics,
+        ),
+        is_member=lambda agent, node: _is_member(host, agent, node),
         open_log=lambda agent: _open_log(host, agent),
     )
     data_exchange = DataExchange(
@@ -137,12 +142,22 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
         stack.push_async_callback(events.aclose)
         stack.push_async_callback(handshake.aclose)
         await stack.enter_async_context(host)
+        await stack.enter_async_context(
+            NodeStatus(
+                host,
+                events.publish,
+                interval_s=config.node_report_s,
+                brokers=config.brokers,
+            )
+        )
         await tasks.resume()
         yield host
 
 
-def _is_trusted(agent: Agent, node: int) -> bool:
-    return agent.trust.is_trusted(node)
+def _is_member(host: Host, agent: Agent, node: int) -> bool:
+    """Tell whether a peer is trusted, or of a network that a private agent is in."""
+    is_known = agent.trust.is_trusted(node)
+    return is_known or (not agent.is_public and bool(host.gate.answer(agent, node)))
 
 
 def _task_config(config: HostConfig) -> TaskConfig:
@@ -159,7 +174,7 @@ def _task_config(config: HostConfig) -> TaskConfig:
 
 
 async def _open_log(host: Host, agent: Agent) -> EventLog | None:
-    """Open the log of the fleet's broker, or of the host's own agent.
+    """Open the log of a broker of the fleet, or of the host's own agent.
 
     Of ten thousand agents in one process, all but one are no broker; a database
     for each of them that once published to itself would be a flood of files.
@@ -167,8 +182,10 @@ async def _open_log(host: Host, agent: Agent) -> EventLog | None:
     from pilotfleet.errors import StorageError
     from pilotfleet.services.events.log import EventLog
 
-    names: set[Any] = {host.config.broker, host.default_agent.hostname}
-    if agent is not host.default_agent and agent.hostname not in names:
+    names = {*host.config.brokers, host.default_agent.hostname}
+    if agent is not host.default_agent and names.isdisjoint(
+        (agent.hostname, agent.name)
+    ):
         return None
     log = EventLog(agent.home / EVENT_LOG)
     try:

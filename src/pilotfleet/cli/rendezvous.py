@@ -33,6 +33,7 @@ from pilotfleet.errors import (
 from pilotfleet.protocol.durations import parse_duration
 from pilotfleet.protocol.registry.endpoints import parse_endpoint
 from pilotfleet.registry.beacon_table import BeaconConfig
+from pilotfleet.registry.dashboard.config import DashboardConfig
 from pilotfleet.registry.rendezvous import WILDCARDS, Rendezvous, RendezvousConfig
 from pilotfleet.registry.server import PlainClients, ServerConfig
 from pilotfleet.registry.service import ServiceConfig
@@ -77,6 +78,22 @@ def _option(name: str, text: str, **settings: Any) -> Callable[[Any], Any]:
 @_option("beacon-id", "Number of this beacon among its peers.", default=0)
 @_option("beacon-peer", "Another beacon, host:port. May be repeated.", multiple=True)
 @_option("http", "HTTP address; empty for none.", default="127.0.0.1:3000")
+@_option(
+    "http-token-file",
+    "File that holds the token of the pages and their API.",
+    default="",
+)
+@_option(
+    "http-allow-host",
+    "Host name that the pages are reached by. May be repeated.",
+    multiple=True,
+)
+@_option(
+    "dashboard",
+    "The public directory and its API on the HTTP address.",
+    default="on",
+    type=click.Choice(["on", "off"]),
+)
 @_option(
     "store",
     "sqlite:///PATH, nats://HOST:PORT or memory:",
@@ -182,9 +199,16 @@ def _read_config(flags: dict[str, Any], tls: ServerTls | None) -> RendezvousConf
         tls=tls.context if tls else None,
         server=ServerConfig(plain_clients=PlainClients(flags["plain_clients"])),
         service=ServiceConfig(
-            admin_token=_admin_token(flags),
+            admin_token=_token(flags["admin_token_file"], "admin token")
+            or flags["admin_token"]
+            or "",
             require_signed_registration=flags["require_signatures"],
             stale_after_s=parse_duration(flags["stale_threshold"], "--stale-threshold"),
+        ),
+        dashboard=DashboardConfig(
+            enabled=flags["dashboard"] == "on",
+            token=_token(flags["http_token_file"], "HTTP token"),
+            allow_hosts=flags["http_allow_host"],
         ),
         limits=BeaconConfig(
             beacon_id=flags["beacon_id"],
@@ -202,21 +226,21 @@ def _endpoint(flag: str, text: str) -> Endpoint:
         ) from None
 
 
-def _admin_token(flags: dict[str, Any]) -> str:
-    name = flags["admin_token_file"]
+def _token(name: str | None, what: str) -> str:
+    """Return what a file holds; nothing when there is no file."""
     if not name:
-        return flags["admin_token"] or ""
+        return ""
     try:
         token = Path(name).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ConfigError(
-            f"cannot read the admin token file {name}: {error.strerror}",
+            f"cannot read the {what} file {name}: {error.strerror}",
             hint="make it, for example: openssl rand -hex 32 > FILE",
         ) from None
     except UnicodeDecodeError:
-        raise ConfigError(f"the admin token file {name} is not text") from None
+        raise ConfigError(f"the {what} file {name} is not text") from None
     if not token:
-        raise ConfigError(f"the admin token file {name} is empty")
+        raise ConfigError(f"the {what} file {name} is empty")
     return token
 
 

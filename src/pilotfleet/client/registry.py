@@ -321,6 +321,34 @@ class RegistryClient:
         message = {"type": "check_trust", "node_id": node_id, "peer_id": peer}
         return (await self.request(message)).get("trusted") is True
 
+    async def list_trust(
+        self,
+        identity: Identity | None,
+        node_id: int,
+        *,
+        generation: int | None = None,
+        cursor: str = "",
+        limit: int = 1000,
+        admin_token: str = "",
+    ) -> dict[str, Any]:
+        """Show which nodes trust each other (extension ``trust-links``).
+
+        To a node, those in its networks and its own; to the administrator, all. The
+        reply has ``generation`` and either ``unchanged``, if that is the one given,
+        or ``links`` of nodes ``a`` and ``b`` and ``next_cursor``.
+        """
+        message: dict[str, Any] = {
+            "type": "list_trust",
+            "node_id": node_id,
+            "cursor": cursor,
+            "limit": limit,
+        }
+        if generation is not None:
+            message["generation"] = generation
+        if identity is not None:
+            return await self.signed(identity, message)
+        return await self.request({**message, "admin_token": admin_token})
+
     async def request_handshake(
         self, identity: Identity, node_id: int, peer: int, *, justification: str = ""
     ) -> dict[str, Any]:

@@ -12,32 +12,27 @@ import logging
 import os
 import sys
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, overload
 
 import msgspec
 
 from pilotfleet.client.daemon import DaemonClient
 from pilotfleet.client.socketpath import default_socket
-from pilotfleet.errors import (
-    DaemonError,
-    DecodeError,
-    InvalidArgument,
-    NotFound,
-    NotSupported,
-)
+from pilotfleet.errors import DecodeError, InvalidArgument, NotSupported
 from pilotfleet.fleet.processes import ChildProcess
 from pilotfleet.fleet.submissions import Submissions, TaskHandle
-from pilotfleet.fleet.subscription import Subscription
+from pilotfleet.fleet.subscription import FleetSubscription, Subscription
+from pilotfleet.fleet.targets import FoundAgent, Target, resolve_target, target_text
+from pilotfleet.fleet.trustlinks import TrustLinks, read_trust_links
 from pilotfleet.fleet.worker.call import CallRunner
 from pilotfleet.fleet.worker.runner import Worker, WorkerConfig
-from pilotfleet.protocol.address import BACKBONE, Address
+from pilotfleet.protocol.address import Address
 from pilotfleet.protocol.ipc.commands import Command, HandshakeSub, pack_node
 from pilotfleet.protocol.registry.endpoints import parse_endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
 
     from pilotfleet.client.streams import ClientListener, ClientStream
@@ -53,22 +48,6 @@ SOCKET: Final = "agent.sock"
 """In the home of an agent's private daemon."""
 LOCAL_HOSTS: Final = ("127.0.0.1", "localhost")
 
-
-@dataclass(frozen=True, slots=True)
-class FoundAgent:
-    """An agent as the registry's search shows it."""
-
-    node_id: int
-    address: str
-    name: str
-    """Its hostname; empty when it has none."""
-    tags: frozenset[str]
-    polo: int
-    is_online: bool
-
-
-Target: TypeAlias = str | int | Address | FoundAgent
-"""Another agent: its hostname, address or node id, or what :meth:`Agent.find` gave."""
 
 Handler: TypeAlias = "Callable[[Job], Awaitable[str] | str]"
 """Does a task: takes the job, returns the result. What it raises fails the task."""
@@ -102,8 +81,10 @@ class Agent:
             NotFound: The daemon hosts no agent of that name.
         """
         place = socket or os.environ.get("PILOT_SOCKET") or default_socket()
-        agent = cls(Path(place), name, AsyncExitStack())
-        await agent._open()
+        async with AsyncExitStack() as stack:
+            agent = cls(Path(place), name, stack)
+            await agent._open()
+            agent._stack = stack.pop_all()
         return agent
 
     @classmethod
@@ -220,7 +201,7 @@ class Agent:
                 cursor=cursor,
             )
             for row in page.get("agents", ()):
-                yield _found(row)
+                yield FoundAgent.from_row(row)
             left -= len(page.get("agents", ()))
             cursor = page.get("next_cursor", "")
             if not cursor:
@@ -232,29 +213,7 @@ class Agent:
         Raises:
             NotFound: Nobody of that name can be seen.
         """
-        match target:
-            case Address():
-                return target
-            case FoundAgent():
-                return Address.parse(target.address)
-            case int():
-                return Address(BACKBONE, target)
-        try:
-            return Address.parse(target)
-        except DecodeError:
-            pass
-        if target.isascii() and target.isdigit():
-            return Address(BACKBONE, int(target))
-        try:
-            answer = await self._daemon.request_json(
-                Command.RESOLVE_HOSTNAME, target.encode()
-            )
-        except DaemonError as error:
-            raise NotFound(
-                f"cannot resolve {target!r}: {error}",
-                hint="is the name right, and do you share a network or trust?",
-            ) from None
-        return Address.parse(str(answer.get("address")))
+        return await resolve_target(self._daemon, target)
 
     async def dial(
         self, target: Target, port: int, *, timeout: float | None = 30.0
@@ -311,6 +270,17 @@ class Agent:
         )
         return list(answer.get("trusted") or ())
 
+    async def trust_links(self, *, generation: int | None = None) -> TrustLinks | None:
+        """Return who trusts whom among the members of the agent's networks.
+
+        Args:
+            generation: That of the last answer; None is returned if it still holds.
+
+        Raises:
+            NotSupported: The registry does not tell.
+        """
+        return await read_trust_links(self._daemon, generation=generation)
+
     async def networks(self) -> list[dict[str, Any]]:
         """Return the networks that the agent is a member of."""
         info = await self._daemon.request_json(Command.INFO)
@@ -324,54 +294,116 @@ class Agent:
     # Events
 
     async def publish(
-        self, topic: str, data: Any, *, broker: str | None = None, wait: bool = True
+        self,
+        topic: str,
+        data: Any,
+        *,
+        broker: str | None = None,
+        wait: bool = True,
+        confirm: bool = False,
     ) -> str:
-        """Publish an event; return the broker that gets it.
+        """Publish an event; return the address of the broker that gets it.
 
         Args:
             topic: Such as ``fleet.news``.
             data: A text as it is; bytes that are UTF-8; anything else as JSON.
-            broker: Where; by default the fleet's broker, or this agent itself.
+            broker: Where; by default the fleet's broker or, while that is away, its
+                stand-by; without a fleet this agent itself.
             wait: Until it is written to the broker's stream. Without it the event may
                 be lost later on, in favour of younger ones.
+            confirm: Return when the broker has said that it has the event: on disk if
+                it keeps a log, and in the queue of every subscriber. Until then it is
+                sent again, so it may arrive twice.
 
         Raises:
             InvalidArgument: The bytes are not UTF-8.
+            NotSupported: With ``confirm``: the broker, or the daemon, is official.
+            TimedOut: No broker took it in time; with ``confirm`` it may have arrived
+                nevertheless.
             PilotError: It could not be handed over.
         """
-        options = {"broker": broker} if broker else {}
+        options: dict[str, Any] = {"broker": broker} if broker else {}
+        if confirm:
+            options["confirm"] = True
         answer = await self._call(
             "publish", topic=topic, data=_event_text(data), wait=wait, **options
         )
         return str(answer.get("target"))
 
+    @overload
     async def subscribe(
         self,
         pattern: str = "*",
         *,
-        broker: Target | None = None,
+        broker: Target | Sequence[Target] | None = None,
         since: float | None = None,
-    ) -> Subscription:
+    ) -> Subscription: ...
+
+    @overload
+    async def subscribe(
+        self,
+        pattern: str = "*",
+        *,
+        broker: Target | Sequence[Target] | None = None,
+        since: float | None = None,
+        marks: Literal[True],
+        positions: Mapping[str, tuple[str, int]] | None = None,
+    ) -> FleetSubscription: ...
+
+    async def subscribe(
+        self,
+        pattern: str = "*",
+        *,
+        broker: Target | Sequence[Target] | None = None,
+        since: float | None = None,
+        marks: bool = False,
+        positions: Mapping[str, tuple[str, int]] | None = None,
+    ) -> Subscription | FleetSubscription:
         """Return the events whose topic fits a pattern, to iterate over.
 
-        They come over a connection of their own, so a slow reader holds up nothing
-        else::
+        They come over connections of their own, so a slow reader holds up nothing
+        else. A broker that goes away is looked for again, and what it logged
+        meanwhile comes then::
 
             async with await agent.subscribe("fleet.*") as events:
                 async for topic, payload in events:
                     ...
 
         Args:
-            broker: Where; by default the fleet's broker, or this agent itself.
-            since: Also what the broker's log has of so many last seconds.
+            broker: Where, at one or several; by default the fleet's broker and its
+                stand-bys, without a fleet this agent itself.
+            since: Also what the brokers' logs have of so many last seconds.
+            marks: Yield :class:`Received` events, which say from which broker they
+                are, and :class:`Mark` values, which say how far it has come.
+            positions: Where to go on, by broker: the log and number of its last mark.
 
         Raises:
-            PilotError: The broker cannot be reached.
+            PilotError: None of the brokers can be reached.
         """
-        target = await self.resolve(broker or await self._broker())
-        return await Subscription.open(
-            await self._connected(), target, pattern, since=since
+        items = await FleetSubscription.open(
+            self._connected,
+            await self._brokers(broker),
+            pattern,
+            since=since,
+            marks=marks,
+            positions=positions,
         )
+        return items if marks else Subscription(items)
+
+    async def brokers(self) -> list[str]:
+        """Return where events of the whole fleet can be heard, as the daemon was told.
+
+        That is its broker with the stand-bys; without a fleet, this agent itself.
+        """
+        try:
+            answer = await self._call("broker")
+        except NotSupported:
+            return [self.address]
+        # Where brokers roll up, the ones above have the events of all others.
+        names = (
+            answer.get("subscribe") or answer.get("brokers") or [answer.get("broker")]
+        )
+        return [str(name) for name in names if name] or [self.address]
 
     # Tasks
 
@@ -398,7 +430,7 @@ class Agent:
         if deadline is not None:
             options["deadline_s"] = deadline
         submissions = await self._task_updates()
-        return await submissions.submit(_target_text(target), text, **options)
+        return await submissions.submit(target_text(target), text, **options)
 
     async def serve(self, handler: Handler, *, concurrency: int = 1) -> None:
         """Do the tasks that others give this agent, until cancelled.
@@ -474,12 +506,13 @@ class Agent:
                 self._submissions = submissions
         return self._submissions
 
-    async def _broker(self) -> str:
-        try:
-            name = (await self._call("broker")).get("broker")
-        except NotSupported:
-            name = None
-        return str(name) if name else self.address
+    async def _brokers(self, broker: Target | Sequence[Target] | None) -> list[str]:
+        match broker:
+            case None:
+                return await self.brokers()
+            case str() | int() | Address() | FoundAgent():
+                return [target_text(broker)]
+        return [target_text(each) for each in broker]
 
     async def _handshake(
         self, sub: HandshakeSub, target: Target, reason: str = ""
@@ -524,21 +557,6 @@ def _made_home(home: str | Path | None, name: str) -> Path:
     place = Path(home or Path.home() / ".pilot" / "agents" / name).absolute()
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     return place
-
-
-def _found(row: dict[str, Any]) -> FoundAgent:
-    return FoundAgent(
-        node_id=int(row.get("node_id", 0)),
-        address=str(row.get("address", "")),
-        name=str(row.get("hostname") or ""),
-        tags=frozenset(row.get("tags") or ()),
-        polo=int(row.get("polo") or 0),
-        is_online=bool(row.get("online")),
-    )
-
-
-def _target_text(target: Target) -> str:
-    return target.address if isinstance(target, FoundAgent) else str(target)
 
 
 def _event_text(data: Any) -> str:

@@ -13,17 +13,15 @@ import fcntl
 import logging
 import os
 import time
-from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
-from pilotfleet.client.daemon import DaemonClient
 from pilotfleet.errors import (
     AlreadyExists,
     Busy,
     InvalidState,
-    PilotError,
     StorageError,
 )
 from pilotfleet.fleet.batches import Batches
@@ -38,9 +36,9 @@ from pilotfleet.fleet.control import (
     Submit,
 )
 from pilotfleet.fleet.controlserver import ControlServer
-from pilotfleet.fleet.healthwatch import HealthWatch
 from pilotfleet.fleet.journal import Journal
 from pilotfleet.fleet.launcher import Launcher
+from pilotfleet.fleet.livefigures import LiveFigures
 from pilotfleet.fleet.patterns import open_pattern
 from pilotfleet.fleet.spec import check_spec
 from pilotfleet.fleet.work import Work
@@ -70,8 +68,6 @@ DESCRIPTION: Final = "fleet.json"
 DRAIN_S: Final = 30.0
 """How long tasks under way may take when the fleet is stopped. What is not done then
 is done when it is up again."""
-HEALTH_PAUSE_S: Final = 2.0
-"""Before another try to hear the hub's broker."""
 
 
 class Controller:
@@ -114,7 +110,7 @@ class Controller:
         self._is_over = asyncio.Event()
         self._change: asyncio.Future[Any] | None = None
         """A scale or rollout under way."""
-        self.health = HealthWatch()
+        self._figures = LiveFigures(spec.fleet.name)
         self._server: ControlServer | None = None
         self.launcher: Launcher
         self.batches: Batches
@@ -195,7 +191,7 @@ class Controller:
         """
         jobs: list[Coroutine[Any, Any, None]] = [self.launcher.run()]
         if self.has_hub:
-            jobs += [self.work.run(), self._watch_health()]
+            jobs += [self.work.run(), self._figures.run(self.launcher.hub_socket)]
         running = [asyncio.ensure_future(job) for job in jobs]
         stop = asyncio.ensure_future(self._stop.wait())
         hurry = asyncio.ensure_future(self._hurry.wait())
@@ -233,10 +229,11 @@ class Controller:
             "part": str(self.part) if self.part is not None else None,
             "since": self._since,
             "agents": self.spec.workers.count,
+            "monitor": self.launcher.monitor_url,
             "members": [_member(member) for member in self.launcher.members()],
             "tasks": total,
             "batches": batches,
-            "health": self.health.status(),
+            **self._figures.status(),
             **self.work.status(),
         }
 
@@ -248,14 +245,6 @@ class Controller:
         self._say("draining")
         self.work.end()
         await asyncio.wait(until, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
-
-    async def _watch_health(self) -> None:
-        """Listen to the hub's broker; health is for people and never decides."""
-        while True:
-            with suppress(PilotError):
-                async with await DaemonClient.connect(self.launcher.hub_socket) as hub:
-                    await self.health.run(hub)
-            await asyncio.sleep(HEALTH_PAUSE_S)
 
     async def _open_pattern(self) -> AbstractAsyncContextManager[PatternRun]:
         entries = self.launcher.entries()

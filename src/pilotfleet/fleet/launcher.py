@@ -52,6 +52,8 @@ MAX_ENTRIES: Final = 8
 STOP_ORDER: Final = (
     (Role.RUNNER, Role.SUBRUNNER),
     (Role.GROUP, Role.SUB),
+    # It still hears the goodbyes of those before it.
+    (Role.MONITOR,),
     (Role.HUB,),
     (Role.RENDEZVOUS,),
 )
@@ -131,6 +133,11 @@ class Launcher:
     def hub_socket(self) -> Path:
         """The socket of the hub's daemon, which is in the first part of a fleet."""
         return self._wiring.socket(HUB)
+
+    @property
+    def monitor_url(self) -> str | None:
+        """Where the pages of the monitor are; None if it was not up yet."""
+        return self._wiring.monitor_url
 
     async def run(self) -> None:
         """Wait while programs that end are started again.
@@ -295,13 +302,18 @@ class Launcher:
             command=self._wiring.command,
             on_ready=self._wiring.note_ready,
             on_death=lambda keeper: self._tell(keeper.status),
-            on_failure=self._note_failure,
+            on_failure=lambda error: self._note_failure(member, error),
         )
         # Known before it runs, so that it is stopped whatever happens.
         self._keepers[member.name] = keeper
         try:
             await keeper.start()
-        except PilotError:
+        except PilotError as error:
+            # A fleet does its work also when nobody watches it.
+            if member.role is Role.MONITOR:
+                self._progress(f"the monitor is not up yet: {error}")
+                keeper.resume(member)
+                return
             del self._keepers[member.name]
             raise
 
@@ -382,7 +394,12 @@ class Launcher:
             (k for k in self._keepers.values() if k.member.needs == member.name), None
         )
         if runner is None:
-            await keeper.replace(member)
+            try:
+                await keeper.replace(member)
+            except PilotError as error:
+                if member.role is not Role.MONITOR:
+                    raise
+                self._progress(f"the monitor runs as before: {error}")
             return
         # It would not be served any more with the agents that it knows.
         await runner.stop(drain=True)
@@ -409,6 +426,8 @@ class Launcher:
         for section, is_same in (
             ("fleet", spec.fleet == self.spec.fleet),
             ("hierarchy", spec.hierarchy == self.spec.hierarchy),
+            ("monitor", spec.monitor == self.spec.monitor),
+            ("events", spec.events == self.spec.events),
             ("workers", asked == workers),
         ):
             if not is_same:
@@ -430,7 +449,10 @@ class Launcher:
         if self.deaths is not None:
             self.deaths(status)
 
-    def _note_failure(self, error: PilotError) -> None:
+    def _note_failure(self, member: Member, error: PilotError) -> None:
+        if member.role is Role.MONITOR:
+            self._progress(f"the fleet runs on without its monitor: {error}")
+            return
         if self._failure is not None and not self._failure.done():
             self._failure.set_result(error)
 

@@ -2,7 +2,8 @@
 
 ::
 
-    rendezvous ── hub ──┬── group-1 (daemon: agents 1 … n) ──── runner-1 (their tasks)
+    rendezvous ── hub ──┬── monitor
+                        ├── group-1 (daemon: agents 1 … n) ──── runner-1 (their tasks)
                         ├── group-2 (agents n+1 … 2n) ───────── runner-2
                         └── sub-1 (daemon: a sub-orchestrator)─ subrunner-1
 
@@ -22,17 +23,22 @@ from typing import TYPE_CHECKING, Final, Self
 from pilotfleet.errors import ConfigError, InvalidArgument
 from pilotfleet.fleet.patterns.hierarchy import Topology
 from pilotfleet.fleet.spec import EMBEDDED, Pattern
+from pilotfleet.protocol.topics import ALL_TOPICS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pilotfleet.fleet.patterns.hierarchy import Cluster
-    from pilotfleet.fleet.spec import FleetSpec, OpenclawSection
+    from pilotfleet.fleet.spec import FleetSpec, MonitorSection, OpenclawSection
 
 __all__ = [
     "HUB",
+    "MONITOR",
     "RENDEZVOUS",
     "Member",
     "Part",
     "Role",
+    "brokers",
     "hub_name",
     "plan_fleet",
     "worker_flags",
@@ -40,6 +46,7 @@ __all__ = [
 
 RENDEZVOUS: Final = "rendezvous"
 HUB: Final = "hub"
+MONITOR: Final = "monitor"
 MAX_PARTS: Final = 1_000
 
 READY_S: Final = 60.0
@@ -61,6 +68,7 @@ class Role(StrEnum):
 
     RENDEZVOUS = "rendezvous"
     HUB = "hub"
+    MONITOR = "monitor"
     GROUP = "group"
     """The daemon of a group of workers."""
     RUNNER = "runner"
@@ -133,6 +141,8 @@ class Member:
         """What is started."""
         if self.role is Role.RENDEZVOUS:
             return "pilot-rendezvous"
+        if self.role is Role.MONITOR:
+            return "pilot-monitor"
         return "pilot-daemon" if self.role in DAEMONS else "openclaw-worker"
 
     def is_same_as(self, other: Member) -> bool:
@@ -140,7 +150,7 @@ class Member:
 
         The share of the machine that a program gets is no reason to restart it.
         """
-        if self.role in (Role.SUB, Role.SUBRUNNER):
+        if self.role in (Role.SUB, Role.SUBRUNNER, Role.MONITOR):
             return self.arguments == other.arguments
         return self.hosts == other.hosts
 
@@ -148,6 +158,19 @@ class Member:
 def hub_name(spec: FleetSpec) -> str:
     """Return the name of the agent that hands out tasks and brokers events."""
     return f"{spec.fleet.name}-{HUB}"
+
+
+def brokers(spec: FleetSpec) -> tuple[str, ...]:
+    """Return the agents that broker the fleet's events: the hub, then its stand-bys.
+
+    Those are the first agents of the first groups: programs that can die one by one.
+    """
+    size, count = spec.group_size, spec.workers.count
+    groups = (
+        [] if spec.fleet.pattern is Pattern.HIERARCHICAL else range(1, count + 1, size)
+    )
+    firsts = list(groups)[: spec.events.standby]
+    return (hub_name(spec), *(f"{spec.prefix}{first}" for first in firsts))
 
 
 def plan_fleet(
@@ -171,6 +194,8 @@ def plan_fleet(
         if spec.fleet.rendezvous == EMBEDDED:
             members.append(Member(RENDEZVOUS, Role.RENDEZVOUS))
         members.append(_plan_hub(spec))
+        if spec.monitor is not None:
+            members.append(_plan_monitor(spec, spec.monitor))
     members += _plan_subs(spec, here)
     members += _plan_groups(spec, here, cpus=cpus)
     return tuple(members)
@@ -205,8 +230,19 @@ def _check_part(spec: FleetSpec, part: Part) -> None:
 
 def _plan_hub(spec: FleetSpec) -> Member:
     needs = RENDEZVOUS if spec.fleet.rendezvous == EMBEDDED else None
-    arguments = ("--hostname", hub_name(spec), *_policy_flags(spec))
+    arguments = (
+        *("--hostname", hub_name(spec), *_policy_flags(spec)),
+        *_broker_flags(brokers(spec)),
+    )
     return Member(HUB, Role.HUB, arguments, needs, hosts=(hub_name(spec),))
+
+
+def _plan_monitor(spec: FleetSpec, table: MonitorSection) -> Member:
+    texts = {"--alerts": table.alerts, "--http-token-file": table.token_file}
+    flags = [word for flag, text in texts.items() if text for word in (flag, text)]
+    # Said here and not asked for: it starts also while the hub's daemon is away.
+    arguments = (*_broker_flags(brokers(spec)), *flags)
+    return Member(MONITOR, Role.MONITOR, arguments, HUB)
 
 
 def _plan_groups(spec: FleetSpec, part: Part, *, cpus: int) -> list[Member]:
@@ -243,6 +279,7 @@ def _plan_group(
             *("--agent-prefix", spec.prefix, "--stagger", f"{stagger_s:g}s"),
             *(flag for tag in tags for flag in ("--tag", tag)),
             *_policy_flags(spec),
+            *_group_broker_flags(spec, number),
         ),
         HUB,
         hosts=tuple(f"{spec.prefix}{number}" for number in range(first, last + 1)),
@@ -293,7 +330,11 @@ def _plan_sub(spec: FleetSpec, cluster: Cluster) -> list[Member]:
     daemon = Member(
         name,
         Role.SUB,
-        ("--hostname", cluster.home, "--tag", cluster.home_tag, *_policy_flags(spec)),
+        (
+            *("--hostname", cluster.home, "--tag", cluster.home_tag),
+            *_policy_flags(spec),
+            *_sub_broker_flags(spec, cluster),
+        ),
         HUB,
         hosts=(cluster.home,),
     )
@@ -307,6 +348,27 @@ def _plan_sub(spec: FleetSpec, cluster: Cluster) -> list[Member]:
         hosts=daemon.hosts,
     )
     return [daemon, runner]
+
+
+def _group_broker_flags(spec: FleetSpec, number: int) -> list[str]:
+    """Return whom the agents of a group publish to."""
+    if spec.fleet.pattern is not Pattern.HIERARCHICAL:
+        return _broker_flags(brokers(spec))
+    return _sub_broker_flags(spec, Topology.of_spec(spec).levels[0][number - 1])
+
+
+def _sub_broker_flags(spec: FleetSpec, cluster: Cluster) -> list[str]:
+    """Return the brokers of a cluster: its sub-orchestrator's, and then the hub's.
+
+    The first sends everything up, so who subscribes at the hub hears all clusters.
+    """
+    hub = hub_name(spec)
+    flags = _broker_flags((cluster.home, hub))
+    return [*flags, "--roll-up", hub, "--roll-up-topic", ALL_TOPICS]
+
+
+def _broker_flags(names: Sequence[str]) -> list[str]:
+    return ["--broker", ",".join(names)]
 
 
 def _policy_flags(spec: FleetSpec) -> tuple[str, ...]:

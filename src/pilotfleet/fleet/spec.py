@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EMBEDDED",
+    "EventsSection",
     "FleetSection",
     "FleetSpec",
     "HealthSection",
     "HierarchySection",
+    "MonitorSection",
     "OpenclawSection",
     "Pattern",
     "WorkersSection",
@@ -137,6 +139,25 @@ class HealthSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Between two ``fleet.health`` events of one agent; ``0s`` publishes none."""
 
 
+class EventsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[events]``: the brokers of the event bus."""
+
+    standby: Annotated[int, msgspec.Meta(ge=0, le=3)] = 1
+    """Workers whose brokers stand by for the hub's. A hierarchical fleet has none:
+    there the hub stands by for the broker of each cluster."""
+
+
+class MonitorSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[monitor]``: where it is, the fleet has a ``pilot-monitor``."""
+
+    http: str = "127.0.0.1:8787"
+    """Where its pages are; port 0 for a free one."""
+    alerts: str = ""
+    """Path of the rules of alerts."""
+    token_file: str = ""
+    """Holds what opens the pages; needed where others can reach them."""
+
+
 class FleetSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A whole specification."""
 
@@ -145,6 +166,8 @@ class FleetSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     openclaw: OpenclawSection | None = None
     hierarchy: HierarchySection = HierarchySection()
     health: HealthSection = HealthSection()
+    monitor: MonitorSection | None = None
+    events: EventsSection = EventsSection()
 
     @property
     def prefix(self) -> str:
@@ -225,6 +248,7 @@ def check_spec(spec: FleetSpec) -> None:
     _check_work(spec.workers)
     _check_openclaw(spec)
     _check_addresses(spec.fleet)
+    _check_monitor(spec.monitor)
 
 
 def _check_names(spec: FleetSpec) -> None:
@@ -291,6 +315,28 @@ def _check_addresses(fleet: FleetSection) -> None:
             f"fleet.listen: {fleet.listen} is no address that others can be told",
             hint="name the address of this machine that the others reach",
         )
+
+
+def _check_monitor(table: MonitorSection | None) -> None:
+    if table is None:
+        return
+    host, _, port = table.http.rpartition(":")
+    if not (_is_host_port(table.http) or (host and port == "0")):
+        raise ConfigError(f"monitor.http: {table.http!r} is not host:port")
+    if not table.token_file and not _is_loopback(host.strip("[]")):
+        raise ConfigError(
+            f"monitor.http: others can reach {table.http}, so a token is needed",
+            hint="set monitor.token_file, after: openssl rand -hex 32 > FILE",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _is_host_port(text: str) -> bool:

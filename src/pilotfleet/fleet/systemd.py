@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from pilotfleet.errors import ConfigError
 from pilotfleet.fleet.plan import Part, hub_name, worker_flags
-from pilotfleet.fleet.spec import EMBEDDED
+from pilotfleet.fleet.spec import EMBEDDED, MonitorSection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,7 +160,11 @@ def _daemon(spec: FleetSpec, layout: Layout) -> str:
         *(("--beacon", _quote(beacon)) if beacon else ()),
         *("--socket", SOCKET, "--home", f"{STATE}/daemon"),
         *(("--hostname", _quote(hub_name(spec))) if layout.part.is_first else ()),
-        *("--broker", _quote(hub_name(spec)), "--agents", str(count)),
+        *(
+            "--broker",
+            _quote(",".join(_brokers(spec, layout.part))),
+        ),
+        *("--agents", str(count)),
         *("--agent-first", str(workers[0]), "--agent-prefix", _quote(spec.prefix)),
         *tags,
         *("--stagger", fleet.stagger, "--task-files", "off"),
@@ -190,6 +194,14 @@ def _daemon(spec: FleetSpec, layout: Layout) -> str:
     )
 
 
+def _brokers(spec: FleetSpec, part: Part) -> list[str]:
+    """Return the hub, then its stand-bys: the first worker of each other machine."""
+    count, of = spec.workers.count, part.of
+    firsts = [index * count // of + 1 for index in range(1, of)]
+    standbys = [f"{spec.prefix}{first}" for first in firsts[: spec.events.standby]]
+    return [hub_name(spec), *standbys]
+
+
 def _agent(spec: FleetSpec, layout: Layout) -> str:
     command = [
         *(_program(layout, "openclaw-worker"), "--id", f"{_quote(spec.prefix)}%i"),
@@ -213,9 +225,14 @@ def _agent(spec: FleetSpec, layout: Layout) -> str:
 
 
 def _monitor(spec: FleetSpec, layout: Layout) -> str:
+    table = spec.monitor or MonitorSection()
+    files = {"--alerts": table.alerts, "--http-token-file": table.token_file}
+    brokers = ",".join(_brokers(spec, layout.part))
     command = [
-        *(_program(layout, "pilot-monitor"), "--broker", _quote(hub_name(spec))),
-        *("--socket", SOCKET),
+        *(_program(layout, "pilot-monitor"), "--broker", _quote(brokers)),
+        *("--socket", SOCKET, "--http", _quote(table.http)),
+        *("--home", f"{STATE}/monitor"),
+        *(w for flag, path in files.items() if path for w in (flag, _quote(path))),
     ]
     return _unit(
         f"Pilot monitor of fleet {spec.fleet.name}",
@@ -223,6 +240,9 @@ def _monitor(spec: FleetSpec, layout: Layout) -> str:
         after=["pilot-daemon.service"],
         service=[
             f"ExecStart={_join(command)}",
+            # Reads the rules of alerts again.
+            "ExecReload=/bin/kill -HUP $MAINPID",
+            f"WorkingDirectory={_escape(str(layout.folder))}",
             "LimitNOFILE=4096",
             "MemoryMax=1G",
         ],

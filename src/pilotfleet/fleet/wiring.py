@@ -11,7 +11,7 @@ from pilotfleet.errors import AuthRequired
 from pilotfleet.fleet.home import link_agents
 from pilotfleet.fleet.keeper import Command
 from pilotfleet.fleet.network import write_secret
-from pilotfleet.fleet.plan import HUB, Role, hub_name
+from pilotfleet.fleet.plan import HUB, MONITOR, Role
 from pilotfleet.fleet.spec import EMBEDDED
 from pilotfleet.fleet.worker.environment import FLEET_SECRETS
 from pilotfleet.protocol.registry.endpoints import format_endpoint, parse_endpoint
@@ -56,9 +56,11 @@ class Wiring:
         """Joined by all but the hub, which owns it."""
         self.hub_port = 0
         """UDP port of the hub; 0 for any."""
-        self._hub_name = hub_name(spec)
+        self.monitor_url: str | None = None
+        """Of the monitor's pages, once it is ready."""
         self._is_embedded = spec.fleet.rendezvous == EMBEDDED
         self._addresses = _first_addresses(spec)
+        self._monitor_http = spec.monitor.http if spec.monitor is not None else ""
 
     @property
     def registry(self) -> str:
@@ -70,20 +72,26 @@ class Wiring:
         return self.sockets / f"{daemon}.sock"
 
     def note_ready(self, member: Member, ready: dict[str, Any]) -> None:
-        """Take note of the ports that the rendezvous has chosen."""
+        """Take note of the ports that the rendezvous or monitor has chosen."""
         if member.role is Role.RENDEZVOUS:
             known = {key: ready[key] for key in ("registry", "beacon", "http")}
             self._addresses = replace(self._addresses, **known)
+        if member.role is Role.MONITOR:
+            self._monitor_http = ready["http"]
+            self.monitor_url = f"http://{ready['http']}/"
 
     def command(self, member: Member) -> Command:
         """Return how to start a member now."""
         if member.role is Role.RENDEZVOUS:
             return Command(tuple(self._rendezvous_flags()), {})
+        # A command of a task, or of an alert, can read the environment of the program
+        # over it.
+        hidden = dict.fromkeys(FLEET_SECRETS, "")
+        if member.role is Role.MONITOR:
+            return Command((*member.arguments, *self._monitor_flags()), hidden)
         if member.role in (Role.RUNNER, Role.SUBRUNNER):
             assert member.needs is not None
             flags = ("--socket", str(self.socket(member.needs)))
-            # A command of a task can read the environment of the program over it.
-            hidden = dict.fromkeys(FLEET_SECRETS, "")
             return Command((*member.arguments, *flags), hidden)
         if member.role is Role.GROUP:
             link_agents(self.home, member.name)
@@ -122,6 +130,12 @@ class Wiring:
             *("--store", f"sqlite:///{self.home / 'registry.db'}"),
         ]
 
+    def _monitor_flags(self) -> list[str]:
+        return [
+            *("--socket", str(self.socket(HUB)), "--http", self._monitor_http),
+            *("--home", str(self.home / MONITOR)),
+        ]
+
     def _daemon_flags(self, member: Member) -> list[str]:
         # Loopback for a rendezvous on loopback, else every address.
         host, _ = parse_endpoint(self.registry)
@@ -131,7 +145,7 @@ class Wiring:
             *("--registry", self.registry, "--beacon", self._addresses.beacon),
             *("--listen", f"{own}:{port}"),
             *("--socket", str(self.socket(member.name))),
-            *("--home", str(self.home / member.name), "--broker", self._hub_name),
+            *("--home", str(self.home / member.name)),
             *self._tls_flags(),
         ]
 

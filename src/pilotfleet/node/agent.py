@@ -16,6 +16,7 @@ from pilotfleet.errors import (
     Closed,
     InvalidArgument,
     NotFound,
+    NotSupported,
     PilotError,
     TimedOut,
 )
@@ -30,6 +31,7 @@ from pilotfleet.protocol.address import (
     SocketAddress,
 )
 from pilotfleet.protocol.packet import MAX_PAYLOAD, Packet, Protocol, encode_packet
+from pilotfleet.protocol.registry.messages import TRUST_LINKS_EXTENSION
 from pilotfleet.protocol.registry.signatures import (
     SIGNED_TYPES,
     sign_request,
@@ -55,7 +57,7 @@ LAST_EPHEMERAL: Final = 65535
 MAX_HELD_DATAGRAMS: Final = 64
 """Datagrams that wait for the gate's answer, per agent."""
 MAX_PINGS: Final = 1024
-REPEATED_TYPES: Final = frozenset({"heartbeat", "poll_handshakes"})
+REPEATED_TYPES: Final = frozenset({"heartbeat", "list_trust", "poll_handshakes"})
 """Signed texts that hold nothing but the own node id."""
 PING_PAYLOAD: Final = b"pilotfleet ping"
 PING_TIMEOUT_S: Final = 5.0
@@ -373,6 +375,16 @@ class Agent(Engine):
     async def search(self, **query: Any) -> dict[str, Any]:
         """Search agents by tags (extension); see ``RegistryClient.search``."""
         return await self.registry("search", requester_id=self.node_id, **query)
+
+    async def list_trust(self, **query: Any) -> dict[str, Any]:
+        """List who trusts whom (extension); see ``RegistryClient.list_trust``.
+
+        Raises:
+            NotSupported: The registry has no such extension.
+        """
+        if TRUST_LINKS_EXTENSION not in self.host.registry.extensions:
+            raise NotSupported("the registry does not tell who trusts whom")
+        return await self.registry("list_trust", node_id=self.node_id, **query)
 
     async def join_network(self, network: int, token: str = "") -> dict[str, Any]:
         """Become a member of a network; return the registry's answer.

@@ -85,8 +85,16 @@ class HostConfig:
     """Folder for one official-style socket per agent; None makes none."""
     networks: tuple[NetworkToJoin, ...] = ()
     """Joined by every agent."""
-    broker: str | None = None
-    """Hostname of the fleet's event broker; None is each agent's own."""
+    brokers: tuple[str, ...] = ()
+    """Hostnames of the fleet's event broker and its stand-bys, in order; none is each
+    agent's own."""
+    roll_up: tuple[str, ...] = ()
+    """Hostnames of the broker above, and its stand-bys, for events that the brokers
+    of this host take."""
+    roll_up_topics: tuple[str, ...] = ("fleet.*",)
+    """Patterns of what goes up."""
+    node_report_s: float = 0.0
+    """Between two events that tell the fleet what the agents carry; 0: none."""
     owner: str = ""
     """Contact address sent with registrations; used for a single agent only,
     since the registry binds an owner to one key."""
@@ -144,3 +152,8 @@ class HostConfig:
     """How long the first agent waits for the beacon to tell its address."""
     drain_s: float = 5.0
     """How long a stop waits for streams to deliver what was written."""
+
+    @property
+    def broker(self) -> str | None:
+        """The fleet's first broker."""
+        return self.brokers[0] if self.brokers else None

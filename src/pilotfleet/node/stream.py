@@ -118,6 +118,11 @@ class Stream:
         return self._connection.readable_bytes
 
     @property
+    def unacknowledged_bytes(self) -> int:
+        """Bytes written that the other side may not have."""
+        return self._connection.unacknowledged_bytes
+
+    @property
     def error(self) -> PilotError | None:
         """Why the stream failed, if it did."""
         return self._error

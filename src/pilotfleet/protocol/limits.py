@@ -32,6 +32,15 @@ class TokenBucket:
         self._tokens -= 1
         return True
 
+    def give_back(self) -> None:
+        """Take the last use back: it was one that costs nothing."""
+        self._tokens = min(self._tokens + 1, self._burst)
+
+    def delay(self, now: float) -> float:
+        """Return the seconds until a token is there, which may be none."""
+        missing = 1 - self._tokens - (now - self.used_at) * self._rate
+        return max(0.0, missing / self._rate)
+
 
 class TokenBuckets:
     """One token bucket per source: an IP address or a node."""
@@ -58,6 +67,12 @@ class TokenBuckets:
             bucket = TokenBucket(self._burst, self._rate, now)
         buckets[source] = bucket
         return bucket.take(now)
+
+    def give_back(self, source: str | int) -> None:
+        """Take the last use by a source back: it was one that costs nothing."""
+        bucket = self._buckets.get(source)
+        if bucket is not None:
+            bucket.give_back()
 
 
 class Cooldown:

@@ -11,8 +11,10 @@ anything else       the one topic that is equal, byte for byte
 ==================  ===========================================================
 
 A star that is only part of a level (``a*``) is an ordinary character. Every
-pattern, read as a topic, matches itself. Official brokers know only equal
-topics and ``*`` alone (services.md section 5.2).
+pattern, read as a topic, matches itself. A text of more than 32 levels is no
+pattern, whatever it holds: a thousand levels would cost a thousand nodes of the
+trie. Official brokers know only equal topics and ``*`` alone (services.md section
+5.2).
 """
 
 from __future__ import annotations
@@ -21,12 +23,15 @@ import re
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Hashable
 
 __all__ = ["ALL_TOPICS", "TopicTrie", "is_pattern", "matches"]
 
 ALL_TOPICS: Final = "*"
+MAX_LEVELS: Final = 32
+"""Levels of a pattern; an ordinary topic may have more."""
 _BEFORE_SEPARATOR: Final = re.compile(r"(?=[./])")
+_SEPARATORS: Final = frozenset([".", "/"])
 _STARS: Final = frozenset(["*", ".*", "/*"])
 """A star level, with the separator before it."""
 
@@ -35,14 +40,21 @@ Subscriber = TypeVar("Subscriber", bound="Hashable")
 
 def is_pattern(topic: str) -> bool:
     """Tell whether ``topic`` may match a topic that is not equal to it."""
-    return "*" in topic and any(level in _STARS for level in _levels(topic))
+    if "*" not in topic:
+        return False
+    levels = _levels(topic)
+    return len(levels) <= MAX_LEVELS and any(level in _STARS for level in levels)
 
 
 def matches(pattern: str, topic: str) -> bool:
     """Tell whether one pattern matches one topic."""
     if pattern in (topic, ALL_TOPICS):
         return True
+    if "*" not in pattern:
+        return False
     wanted, given = _levels(pattern), _levels(topic)
+    if len(wanted) > MAX_LEVELS:
+        return False
     has_rest = wanted[-1] in (".*", "/*") and len(given) > len(wanted)
     return (has_rest or len(given) == len(wanted)) and all(
         want in (have, _star_like(have))
@@ -88,13 +100,17 @@ class TopicTrie(Generic[Subscriber]):
 
     def match(self, topic: str) -> list[Subscriber]:
         """Return the subscribers of ``topic``, each one once."""
-        found = dict(self._all)
+        groups = [self._all] if self._all else []
         exact = self._exact.get(topic)
         if exact:
-            found.update(exact)
+            groups.append(exact)
         if not self._root.is_empty:
-            for members in self._root.find(_levels(topic)):
-                found.update(members)
+            groups += self._root.find(_levels(topic))
+        if len(groups) == 1:
+            return list(groups[0])
+        found: dict[Subscriber, None] = {}
+        for members in groups:
+            found.update(members)
         return list(found)
 
     def _members(self, pattern: str) -> dict[Subscriber, None]:
@@ -151,34 +167,41 @@ class _Node(Generic[Subscriber]):
             node = node.children.setdefault(level, _Node())
         return node
 
-    def find(self, levels: list[str]) -> Iterator[dict[Subscriber, None]]:
-        """Yield the members of every pattern that fits a topic's levels."""
-        # A stack, not recursion: a topic may have a thousand levels.
-        waiting = [(self, 0)]
-        while waiting:
-            node, depth = waiting.pop()
-            if depth == len(levels):
-                if node.members:
-                    yield node.members
-                continue
-            level = levels[depth]
+    def find(self, levels: list[str]) -> list[dict[Subscriber, None]]:
+        """Return the members of every pattern that fits a topic's levels."""
+        found = []
+        last = len(levels) - 1
+        # Depth by depth, not by recursion.
+        nodes = [self]
+        for depth, level in enumerate(levels):
             star = _star_like(level)
-            for name in {level, star}:
-                child = node.children.get(name)
-                if child is None:
-                    continue
-                waiting.append((child, depth + 1))
-                # A last star also takes all that follows. Deeper levels only:
-                # at the last one the visit above yields the same members.
-                is_last_star = name == star and name != "*"
-                if is_last_star and depth + 1 < len(levels) and child.members:
-                    yield child.members
+            below = []
+            for node in nodes:
+                child = node.children.get(level)
+                if child is not None and level != star:
+                    below.append(child)
+                child = node.children.get(star)
+                if child is not None:
+                    below.append(child)
+                    # A last star also takes all that follows. Not at the last
+                    # level, where its members are taken below.
+                    if depth < last and star != "*" and child.members:
+                        found.append(child.members)
+            if not below:
+                return found
+            nodes = below
+        found += [node.members for node in nodes if node.members]
+        return found
 
 
 def _levels(topic: str) -> list[str]:
-    """Divide a topic into levels; each but the first begins with a separator."""
-    return _BEFORE_SEPARATOR.split(topic)
+    """Divide a topic into levels; each but the first begins with a separator.
+
+    What is beyond the deepest pattern comes in one piece.
+    """
+    return _BEFORE_SEPARATOR.split(topic, MAX_LEVELS)
 
 
 def _star_like(level: str) -> str:
-    return level[0] + "*" if level[:1] in (".", "/") else "*"
+    first = level[:1]
+    return first + "*" if first in _SEPARATORS else "*"

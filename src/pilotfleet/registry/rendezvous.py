@@ -17,6 +17,7 @@ from pilotfleet.protocol.registry.endpoints import (
 )
 from pilotfleet.registry.beacon import BeaconServer
 from pilotfleet.registry.beacon_table import BeaconConfig
+from pilotfleet.registry.dashboard.config import DashboardConfig
 from pilotfleet.registry.directory.directory import Directory
 from pilotfleet.registry.server import RegistryServer, ServerConfig
 from pilotfleet.registry.service import RegistryService, ServiceConfig
@@ -59,6 +60,8 @@ class RendezvousConfig:
     server: ServerConfig = field(default_factory=ServerConfig)
     limits: BeaconConfig = field(default_factory=BeaconConfig)
     """Limits and peers of the beacon."""
+    dashboard: DashboardConfig = field(default_factory=DashboardConfig)
+    """What HTTP shows, and to whom."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +168,9 @@ class Rendezvous:
         if self.config.http is None:
             return None
         # Late: it is a lot of code that a rendezvous without HTTP does not need.
-        from pilotfleet.registry.http import RendezvousView, make_app
-        from pilotfleet.transport.http import HttpServer
+        from pilotfleet.registry.dashboard.app import Dashboard
+        from pilotfleet.registry.dashboard.view import RendezvousView
+        from pilotfleet.web.server import HttpServer
 
         view = RendezvousView(
             directory=self.directory,
@@ -177,7 +181,9 @@ class Rendezvous:
             clock=self._clock,
             started=self._clock.now(),
         )
-        http = HttpServer(make_app(view), self.config.http)
+        dashboard = Dashboard(view, self.config.dashboard, bind=self.config.http)
+        await stack.enter_async_context(dashboard)
+        http = HttpServer(dashboard.app, self.config.http)
         await stack.enter_async_context(http)
         return http.address
 

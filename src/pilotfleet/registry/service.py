@@ -15,7 +15,11 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.errors import Conflict, StorageError
-from pilotfleet.protocol.registry.messages import error_reply, text
+from pilotfleet.protocol.registry.messages import (
+    TRUST_LINKS_EXTENSION,
+    error_reply,
+    text,
+)
 from pilotfleet.protocol.services.receipts import RECEIPTS_EXTENSION
 from pilotfleet.registry.binary_requests import answer_binary
 from pilotfleet.registry.committer import Committer
@@ -57,7 +61,13 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-EXTENSIONS: Final = ("pipeline", "search", "mailbox-ack", RECEIPTS_EXTENSION)
+EXTENSIONS: Final = (
+    "pipeline",
+    "search",
+    "mailbox-ack",
+    RECEIPTS_EXTENSION,
+    TRUST_LINKS_EXTENSION,
+)
 """What this registry offers beyond the official one; told at registration."""
 MAX_TYPE_SHOWN: Final = 64
 WATCH_RETRY_S: Final = 1.0

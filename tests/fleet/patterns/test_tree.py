@@ -62,6 +62,14 @@ def test_who_is_silent_loses_its_cluster_and_gets_it_back(fleet: Fleet) -> None:
     assert fleet.tree.reparented == 1
 
 
+def test_last_words_are_no_sign_of_life(fleet: Fleet) -> None:
+    for _ in range(int(SILENT_S / HEARTBEAT_S)):
+        fleet.now += HEARTBEAT_S
+        fleet.hear(1, 3)
+        fleet.hear(2, status="stopped")
+    assert fleet.dead == ["f-sub-2"]
+
+
 def test_most_are_not_given_up_as_soon_as_one(fleet: Fleet) -> None:
     fleet.now += HEARTBEAT_S
     fleet.hear(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -211,6 +211,22 @@ async def test_its_health_rolls_up(middle: Node, below: Node) -> None:
     assert health["status"] == "idle"
     assert health["clusters"] == ["c1"]
     assert (health["workers_busy"], health["tasks_completed"]) == (0, 0)
+    assert health["interval_s"] == 2.0
+
+
+async def test_it_says_goodbye(middle: Node) -> None:
+    told: list[dict[str, Any]] = []
+
+    async def publish(_: Any, agent: Any, params: dict[str, Any]) -> dict[str, Any]:
+        assert (params["topic"], params["broker"]) == ("fleet.health", "boss")
+        told.append(json.loads(params["data"]))
+        return {}
+
+    middle.host.extensions["publish"] = publish
+    async with delegating(middle):
+        await eventually(lambda: told, what="its first health")
+    assert [health["status"] for health in told] == ["idle", "stopped"]
+    assert told[-1]["agent"] == "sub"
 
 
 async def test_what_ends_a_sub_orchestrator_is_told_as_it_is(

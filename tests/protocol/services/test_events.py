@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from pilotfleet.errors import DecodeError, InvalidArgument
 from pilotfleet.protocol.services.events import (
+    CONFIRM_TOPIC,
+    MARK_TOPIC,
     MAX_PAYLOAD,
+    PUBLISHER_TOPIC,
     Event,
     EventDecoder,
-    decode_since,
     encode_event,
-    encode_since,
+    is_reserved,
 )
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "services.json"
@@ -93,27 +95,34 @@ def test_any_bytes_give_events_or_a_decode_error(raw: bytes) -> None:
         pass
 
 
-def test_since_travels_in_the_subscription_payload() -> None:
-    assert decode_since(encode_since(600)) == 600
+def test_events_before_a_broken_frame_are_returned() -> None:
+    decoder = EventDecoder()
+    broken = b"\0\2\xff\xfe\0\0\0\0"
+    assert decoder.feed(encode_event("t", b"x") + broken) == [Event("t", b"x")]
+    assert decoder.error is not None
+    assert decoder.unfinished_bytes == 0
+    with pytest.raises(DecodeError, match="not UTF-8"):
+        decoder.feed(encode_event("t"))
+
+
+def test_decoder_tells_what_it_keeps() -> None:
+    decoder, frame = EventDecoder(), encode_event("t", bytes(1000))
+    assert decoder.feed(frame + frame[:600]) == [Event("t", bytes(1000))]
+    assert decoder.unfinished_bytes == 600
+    decoder.feed(frame[600:])
+    assert decoder.unfinished_bytes == 0
 
 
 @pytest.mark.parametrize(
-    "payload",
+    ("topic", "expected"),
     [
-        b"",
-        b"hello",
-        b"{",
-        b"[1]",
-        b'{"since": "10m"}',
-        b'{"since": true}',
-        b'{"since": 0}',
-        b'{"since": -1}',
-        b'{"since": NaN}',
-        b'{"since": 1e99}',
-        b"{" + b" " * 5000 + b'"since": 1}',
-        b'{"since":' + b"[" * 4000,
-        b"{\xff}",
+        (PUBLISHER_TOPIC, True),
+        (MARK_TOPIC, True),
+        (CONFIRM_TOPIC, True),
+        ("pilotfleet.mark", False),
+        ("\0pilot.governed.v1", False),
+        ("", False),
     ],
 )
-def test_other_subscription_payloads_ask_for_nothing(payload: bytes) -> None:
-    assert decode_since(payload) is None
+def test_topics_of_extensions_are_reserved(topic: str, *, expected: bool) -> None:
+    assert is_reserved(topic) is expected

@@ -26,6 +26,16 @@ class MemoryStream:
         self._is_ended = False
         self._changed = asyncio.Condition()
         self.is_broken = False
+        self._tasks: list[asyncio.Future[None]] = []
+
+    @property
+    def unacknowledged_bytes(self) -> int:
+        return len(self.other._received)
+
+    def abort(self) -> None:
+        self.is_broken = self.other.is_broken = True
+        # Readers of both ends find out; nobody waits for them.
+        self._tasks.append(asyncio.ensure_future(self.break_off()))
 
     @property
     def is_open(self) -> bool:

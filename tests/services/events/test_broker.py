@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,102 +15,19 @@ from pilotfleet.errors import (
     TimedOut,
 )
 from pilotfleet.protocol.address import Address
+from pilotfleet.protocol.services.eventoptions import SubscribeOptions, encode_options
 from pilotfleet.protocol.services.events import (
     GOVERNED_TOPIC,
-    PUBLISHER_TOPIC,
     Event,
-    EventDecoder,
-    encode_event,
-    encode_since,
 )
 from pilotfleet.services.events import publisher
-from pilotfleet.services.events.broker import EventBroker
 from pilotfleet.services.events.log import EventLog
 from pilotfleet.services.events.publisher import BrokerConfig
-from tests.services.events.support import (
-    MemoryAgent,
-    MemoryHost,
-    MemoryStream,
-    stream_pair,
-)
+from tests.services.events.world import HUB, STRANGER, Fixture, running, settle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
-
-HUB = 1
-STRANGER = 50
-
-
-class Fixture:
-    """Two hosts: one with the broker's agent, one with another agent."""
-
-    def __init__(self, config: BrokerConfig | None = None, **options: Any) -> None:
-        self.now = 0.0
-        self.wall = 1000.0
-        self.world: dict[int, MemoryAgent] = {}
-        self.host = MemoryHost(self.world)
-        self.hub = self.host.add(HUB, "hub")
-        self.host.broker = EventBroker(
-            self.host,
-            config,
-            clock=lambda: self.now,
-            wall=lambda: self.wall,
-            **options,
-        )
-        self.broker = self.host.broker
-        self.other_host = MemoryHost(self.world)
-        self.other = self.other_host.add(2, "other")
-        self.other_host.broker = EventBroker(self.other_host, config)
-
-    async def client(self, topic: str, payload: bytes = b"") -> Client:
-        """Connect a stranger and subscribe it."""
-        near, far = stream_pair(STRANGER, HUB)
-        self.host.serve(self.hub, far)
-        client = Client(near)
-        await near.write(encode_event(topic, payload))
-        await settle()
-        return client
-
-
-class Client:
-    """A connection to the broker, as a peer has it."""
-
-    def __init__(self, stream: MemoryStream) -> None:
-        self.stream = stream
-        self._decoder = EventDecoder()
-        self._events: list[Event] = []
-
-    async def publish(self, topic: str, payload: bytes = b"") -> None:
-        await self.stream.write(encode_event(topic, payload))
-
-    async def next(self) -> Event | None:
-        """Return the next event, none at the end."""
-        while not self._events:
-            data = await self.stream.read()
-            if not data:
-                return None
-            self._events += self._decoder.feed(data)
-        return self._events.pop(0)
-
-    async def topics(self, count: int) -> list[str]:
-        events = [await self.next() for _ in range(count)]
-        return [event.topic for event in events if event is not None]
-
-
-async def settle() -> None:
-    """Let everything run that can run without waiting for anything."""
-    for _ in range(50):
-        await asyncio.sleep(0)
-
-
-@contextlib.asynccontextmanager
-async def running(fixture: Fixture) -> AsyncIterator[Fixture]:
-    try:
-        yield fixture
-    finally:
-        await fixture.other_host.aclose()
-        await fixture.host.aclose()
 
 
 @pytest.fixture
@@ -143,7 +59,7 @@ async def test_publication_reaches_the_fitting_subscribers(
     for topic in subscriptions:
         assert await clients[topic].next() == Event(published, b"x")
     await settle()
-    assert world.broker.delivered == len(subscriptions)
+    assert world.count("delivered") == len(subscriptions)
 
 
 async def test_first_event_subscribes_and_is_not_delivered(world: Fixture) -> None:
@@ -177,22 +93,22 @@ async def test_broken_frame_closes_the_connection(world: Fixture, raw: bytes) ->
     client = await world.client("t")
     await client.stream.write(raw)
     assert await client.next() is None
-    assert not world.broker._topics
+    assert not world.count("subscribers")
 
 
 async def test_subscription_ends_with_the_connection(world: Fixture) -> None:
     client = await world.client("a.*")
-    assert world.broker._topics
+    assert world.count("subscribers") == 1
     await client.stream.close()
     await settle()
-    assert not world.broker._topics
+    assert not world.count("subscribers")
 
 
 async def test_broken_connection_leaves_nothing_behind(world: Fixture) -> None:
     client = await world.client("a.*")
     await client.stream.break_off()
     await settle()
-    assert not world.broker._topics
+    assert not world.count("subscribers")
     assert not world.host.tasks
 
 
@@ -211,14 +127,14 @@ async def test_stranger_is_limited_to_the_official_rate(world: Fixture) -> None:
         await source.publish("t")
     await subscriber.topics(200)
     await settle()
-    assert world.broker.delivered == 200
-    assert world.broker.rate_limited == 200
+    assert world.count("delivered") == 200
+    assert world.count("rate_limited") == 200
     world.now += 0.5
     for _ in range(60):
         await source.publish("t")
     await subscriber.topics(50)
     await settle()
-    assert world.broker.delivered == 250
+    assert world.count("delivered") == 250
 
 
 async def test_member_of_the_fleet_may_publish_faster() -> None:
@@ -228,7 +144,7 @@ async def test_member_of_the_fleet_may_publish_faster() -> None:
         for _ in range(1000):
             await source.publish("t")
         await subscriber.topics(1000)
-        assert fixture.broker.rate_limited == 0
+        assert fixture.count("rate_limited") == 0
 
 
 async def test_slow_subscriber_loses_the_oldest_events_and_harms_nobody() -> None:
@@ -251,7 +167,7 @@ async def test_slow_subscriber_loses_the_oldest_events_and_harms_nobody() -> Non
             numbers.append(int(event.payload[:2]))
         assert numbers[-10:] == list(range(30, 40))
         assert numbers == sorted(numbers)
-        assert fixture.broker.dropped == 40 - len(numbers) > 0
+        assert fixture.count("dropped") == 40 - len(numbers) > 0
 
 
 async def test_queue_is_bounded_in_bytes_but_takes_one_large_event() -> None:
@@ -282,7 +198,7 @@ async def test_replay_comes_before_live_events_and_each_event_once(
     fixture = Fixture(open_log=open_log)
     async with running(fixture):
         # Opened before the clients, so that they subscribe in the order written.
-        await fixture.broker._log_of(fixture.hub)
+        await fixture.broker._board(fixture.hub)
         source, everything = await fixture.client("s"), await fixture.client("*")
         for age in (500, 300, 100):
             fixture.wall = 10_000.0 - age
@@ -290,7 +206,9 @@ async def test_replay_comes_before_live_events_and_each_event_once(
             await source.publish("other")
             await everything.topics(2)
         fixture.wall = 10_000.0
-        late = await fixture.client("fleet.*", encode_since(400))
+        late = await fixture.client(
+            "fleet.*", encode_options(SubscribeOptions(since=400))
+        )
         await source.publish("fleet.live")
         assert await late.topics(3) == ["fleet.300", "fleet.100", "fleet.live"]
         plain = await fixture.client("fleet.*")
@@ -322,7 +240,7 @@ async def test_agents_of_other_hosts_publish_over_one_connection(
     assert await subscriber.topics(2) == ["fleet.health"] * 2
     assert len(world.other.dialed) == 1
     # The publisher's connection gets no events, and no task waits on it.
-    assert world.broker._topics[HUB].match(PUBLISHER_TOPIC) == []
+    assert (world.count("subscribers"), world.count("publishers")) == (1, 1)
     await settle()
     assert not world.other_host.tasks
 
@@ -372,7 +290,7 @@ async def test_publishing_refuses_what_cannot_work(world: Fixture) -> None:
         await publish(world.other, Event("t", b""), broker="nobody")
     with pytest.raises(InvalidArgument):
         await publish(world.other, Event("t" * 1025, b""), broker="hub")
-    world.other_host.broker._config = BrokerConfig(max_publishers=0)
+    world.other_host.broker._publishing._config = BrokerConfig(max_publishers=0)
     with pytest.raises(Busy):
         await publish(world.other, Event("t", b""), broker="hub")
 

@@ -10,6 +10,8 @@ import pytest
 
 from pilotfleet.errors import StorageError
 from pilotfleet.protocol.services.events import Event
+from pilotfleet.protocol.topics import matches
+from pilotfleet.services.events import log as log_module
 from pilotfleet.services.events.log import EventLog, EventLogConfig
 
 if TYPE_CHECKING:
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
 
 
 async def replay(log: EventLog, pattern: str = "*", since: float = 0) -> list[str]:
-    past = log.replay(pattern, since=since, until_id=log.last_id)
-    return [event.topic async for event in past]
+    pages = log.replay(since=since, until_id=log.last_id)
+    rows = [row async for page in pages for row in page]
+    return [row.topic for row in rows if matches(pattern, row.topic)]
 
 
 def count_rows(path: Path) -> int:
@@ -35,8 +38,8 @@ async def test_events_come_back_in_order_and_by_pattern(tmp_path: Path) -> None:
         assert await replay(log, "fleet.*") == [f"fleet.{n}" for n in range(600)]
         assert await replay(log, "fleet.*", since=598) == ["fleet.598", "fleet.599"]
         assert await replay(log, "fleet.*", since=1e9) == []
-        past = log.replay("fleet.1", since=0, until_id=log.last_id)
-        assert [event async for event in past] == [Event("fleet.1", b"\0x")]
+        pages = [page async for page in log.replay(until_id=1)]
+        assert pages == [[(1, 0.0, "fleet.0", b"\0x")]]
 
 
 async def test_replay_stops_at_the_given_event(tmp_path: Path) -> None:
@@ -44,8 +47,8 @@ async def test_replay_stops_at_the_given_event(tmp_path: Path) -> None:
         log.append(Event("before", b""), wall=1)
         until = log.last_id
         log.append(Event("after", b""), wall=2)
-        past = log.replay("*", since=0, until_id=until)
-        assert [event.topic async for event in past] == ["before"]
+        pages = [page async for page in log.replay(until_id=until)]
+        assert [row.topic for row in pages[0]] == ["before"]
 
 
 async def test_log_survives_a_restart(tmp_path: Path) -> None:
@@ -94,7 +97,7 @@ async def test_events_go_with_age(tmp_path: Path) -> None:
 
 
 async def test_events_are_lost_when_the_disk_cannot_follow(tmp_path: Path) -> None:
-    config = EventLogConfig(max_waiting_bytes=100)
+    config = EventLogConfig(max_waiting_bytes=170)
     async with EventLog(tmp_path / "events.db", config=config) as log:
         for _ in range(3):
             log.append(Event("t", bytes(49)), wall=1)
@@ -137,3 +140,59 @@ async def test_closed_log_replays_nothing(tmp_path: Path) -> None:
     async with log:
         log.append(Event("t", b""), wall=1)
     assert await replay(log) == []
+
+
+async def test_file_keeps_its_identity_and_numbers_never_come_again(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "events.db"
+    async with EventLog(path) as log:
+        log.append(Event("one", b""), wall=1)
+        identity, number = log.uuid, log.last_id
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("DELETE FROM events")
+        database.commit()
+    async with EventLog(path) as log:
+        assert log.uuid == identity
+        assert log.last_id > number
+    async with EventLog(tmp_path / "other.db") as other:
+        assert other.uuid != identity
+
+
+async def test_file_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(
+            "CREATE TABLE events (id INTEGER PRIMARY KEY, wall REAL NOT NULL,"
+            " topic TEXT NOT NULL, payload BLOB NOT NULL)"
+        )
+        database.execute("INSERT INTO events VALUES (7, 1.0, 'old', x'')")
+        database.commit()
+    async with EventLog(path) as log:
+        assert len(log.uuid) == 36
+        log.append(Event("new", b""), wall=2)
+        assert log.last_id == 8
+        assert await replay(log) == ["old", "new"]
+
+
+async def test_numbers_are_promised_before_they_run_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "ID_BLOCK", 10)
+    async with EventLog(tmp_path / "events.db") as log:
+        for _ in range(12):
+            log.append(Event("t", b""), wall=1)
+        # Two more than promised before the file could promise again.
+        assert log.lost == 2
+        await log.flush()
+        for _ in range(5):
+            log.append(Event("t", b""), wall=1)
+        assert (log.lost, log.last_id) == (2, 15)
+
+
+async def test_pages_are_bounded_in_bytes(tmp_path: Path) -> None:
+    async with EventLog(tmp_path / "events.db") as log:
+        for _ in range(10):
+            log.append(Event("t", bytes(100 << 10)), wall=1)
+        pages = [page async for page in log.replay(until_id=log.last_id)]
+        assert [len(page) for page in pages] == [3, 3, 3, 1]

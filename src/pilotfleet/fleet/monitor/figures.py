@@ -118,6 +118,9 @@ class Figures(msgspec.Struct, frozen=True):
     """New links in the last hour. With the next, the fourth of the five figures."""
     trust_revoked: int = 0
     """Revocations in the last hour."""
+    trust_linked_total: int = 0
+    """New links since the monitor knows the fleet; restarts do not set it back."""
+    trust_revoked_total: int = 0
     versions: dict[str, int] = {}
     """Agents by the version of their daemon."""
     events: int = 0

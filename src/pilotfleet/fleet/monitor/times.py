@@ -55,6 +55,17 @@ class TimeHistogram:
         self.count += other.count
         self.total_ms += other.total_ms
 
+    def subtract(self, other: TimeHistogram) -> None:
+        """Take away what another one counted, all of which was added before."""
+        for bucket, count in other._buckets.items():
+            left = self._buckets[bucket] - count
+            if left:
+                self._buckets[bucket] = left
+            else:
+                del self._buckets[bucket]
+        self.count -= other.count
+        self.total_ms = max(0.0, self.total_ms - other.total_ms) if self.count else 0.0
+
     def quantile(self, share: float) -> float | None:
         """Return the duration that this share (0 to 1) does not exceed; None if empty.
 

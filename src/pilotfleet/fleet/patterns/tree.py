@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.errors import PilotError
 from pilotfleet.fleet.subscription import read_payload
-from pilotfleet.fleet.worker.health import HEALTH_TOPIC
+from pilotfleet.protocol.services.fleetevents import HEALTH_TOPIC, STOPPED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -113,6 +113,9 @@ class Tree:
         name = health.get("agent")
         now = self._clock()
         if not isinstance(name, str) or name not in self._heard:
+            return
+        # Its last words are no sign of life.
+        if health.get("status") == STOPPED:
             return
         connected_s = health.get("connected_s")
         age_s = connected_s if isinstance(connected_s, int | float) else 0.0

@@ -33,8 +33,8 @@ from pilotfleet.fleet.patterns.handover import (
 from pilotfleet.fleet.patterns.tree import HEARTBEAT_S, TREE_TOPIC
 from pilotfleet.fleet.schedule import ScheduleConfig
 from pilotfleet.fleet.subscription import read_payload
-from pilotfleet.fleet.worker.health import HEALTH_TOPIC
 from pilotfleet.fleet.worker.job import UNWANTED, Outcome
+from pilotfleet.protocol.services.fleetevents import HEALTH_TOPIC, STOPPED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -51,6 +51,7 @@ logger = logging.getLogger(__name__)
 
 PAUSE_S: Final = 0.5
 """Before a lost connection is made again."""
+LAST_WORDS_S: Final = 1.0
 UNMATCHED_S: Final = 5.0
 """A task whose tags nobody below carries goes back so soon: elsewhere somebody may."""
 
@@ -254,13 +255,20 @@ class Delegate:
     async def _tell(self, agent: Agent) -> None:
         """Publish our health, and that of those below, rolled up."""
         connected = time.monotonic()
-        while True:
-            connected_s = round(time.monotonic() - connected, 1)
-            health = {**self.health(), "connected_s": connected_s}
-            await agent.publish(
-                HEALTH_TOPIC, health, broker=self._config.tree, wait=False
-            )
-            await asyncio.sleep(HEARTBEAT_S)
+        try:
+            while True:
+                connected_s = round(time.monotonic() - connected, 1)
+                health = {**self.health(), "connected_s": connected_s}
+                await agent.publish(
+                    HEALTH_TOPIC, health, broker=self._config.tree, wait=False
+                )
+                await asyncio.sleep(HEARTBEAT_S)
+        except asyncio.CancelledError:
+            with suppress(PilotError, TimeoutError):
+                async with asyncio.timeout(LAST_WORDS_S):
+                    last = {**self.health(), "status": STOPPED}
+                    await agent.publish(HEALTH_TOPIC, last, broker=self._config.tree)
+            raise
 
     def health(self) -> dict[str, Any]:
         """Return our health event: our own, and that of those below, rolled up."""
@@ -275,4 +283,5 @@ class Delegate:
             "clusters": self._clusters,
             "workers": below.get("workers", 0),
             "workers_busy": below.get("busy", 0),
+            "interval_s": HEARTBEAT_S,
         }

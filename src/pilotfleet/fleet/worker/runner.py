@@ -12,12 +12,9 @@ import asyncio
 import base64
 import logging
 import random
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
-
-import msgspec
 
 from pilotfleet.client.daemon import DaemonClient
 from pilotfleet.errors import (
@@ -28,8 +25,8 @@ from pilotfleet.errors import (
     PilotError,
 )
 from pilotfleet.fleet.worker.fairqueue import FairPlaces
-from pilotfleet.fleet.worker.health import HEALTH_TOPIC, TASK_TOPIC, HealthBook
 from pilotfleet.fleet.worker.job import UNWANTED, Job, Outcome
+from pilotfleet.fleet.worker.reports import WorkerReports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,11 +40,6 @@ logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 10.0
-GATHER_S: Final = 1.0
-"""Ends of tasks are told together, so often at most: an event for each costs a fifth
-of what the daemons can do."""
-MAX_ENDS: Final = 4_096
-"""Ends that wait to be told; more are dropped, as telling must not hold up the work."""
 INLINE_RESULT_BYTES: Final = 256 * 1024
 """Longer results go in parts: a frame of the socket holds 1 MiB."""
 PART_BYTES: Final = 512 * 1024
@@ -96,12 +88,11 @@ class Worker:
         self._running: dict[_Key, asyncio.Task[None]] = {}
         self._waiting: set[_Key] = set()
         """Those of them that have not begun."""
-        self._ends: list[dict[str, Any]] = []
-        """Ends of tasks that nobody has been told."""
-        self._has_ends = asyncio.Event()
-        self._book = HealthBook(config.agents, now=time.monotonic())
+        self._reports = WorkerReports(
+            config.agents, interval_s=config.health_interval_s
+        )
+        self._book = self._reports.book
         self._pause_s = FIRST_PAUSE_S
-        self.events_dropped = 0
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then let running tasks end.
@@ -135,15 +126,15 @@ class Worker:
             self._pause_s = FIRST_PAUSE_S
             self._on_serving()
             offers = asyncio.create_task(self._take_offers(client), name="offers")
-            health = asyncio.create_task(self._publish_health(client), name="health")
-            ends = asyncio.create_task(self._publish_ends(client), name="ends")
+            reports = asyncio.create_task(self._reports.run(client), name="reports")
             end = asyncio.create_task(self._drain_after(stop, client), name="drain")
             try:
                 await asyncio.wait([offers, end], return_when=asyncio.FIRST_COMPLETED)
                 if not stop.is_set():
                     offers.result()
             finally:
-                await _cancel_all([offers, health, ends, end, *self._running.values()])
+                await _cancel_all([offers, reports, end, *self._running.values()])
+                await self._reports.end(client)
 
     async def _take_offers(self, client: DaemonClient) -> None:
         async for push in client.pushes():
@@ -187,7 +178,7 @@ class Worker:
         finally:
             self._places.release()
         if await self._hand_in(client, agent, task_id, outcome):
-            self._note_end(agent, task_id, outcome)
+            self._reports.ended(agent, task_id, outcome)
         if outcome.on_kept is not None and not client.is_closed:
             outcome.on_kept()
 
@@ -269,83 +260,12 @@ class Worker:
                 if self._running:
                     logger.info("waiting for %d tasks", len(self._running))
                     await asyncio.wait(list(self._running.values()))
-                await self._flush_ends(client)
 
     async def _give_back(self, client: DaemonClient) -> None:
         waiting = list(self._waiting)
         for key in waiting:
             self._running[key].cancel()
         await asyncio.gather(*(self._release(client, *key) for key in waiting))
-
-    # Events
-
-    async def _publish_health(self, client: DaemonClient) -> None:
-        """Publish every agent's health, spread evenly over the interval.
-
-        In turns, so that the events of a second leave in one datagram or two.
-        """
-        interval_s = self._config.health_interval_s
-        if interval_s <= 0:
-            return
-        turns = max(1, round(interval_s / GATHER_S))
-        # All at once the first time: the monitor should see a fleet that is up.
-        for agent in self._config.agents:
-            await self._publish_one(client, agent)
-        while True:
-            for turn in range(turns):
-                await asyncio.sleep(interval_s / turns)
-                for agent in self._config.agents[turn::turns]:
-                    await self._publish_one(client, agent)
-
-    async def _publish_one(self, client: DaemonClient, agent: str) -> None:
-        report = self._book.report(agent, now=time.monotonic())
-        await self._publish(client, HEALTH_TOPIC, report)
-
-    def _note_end(self, agent: str, task_id: str, outcome: Outcome) -> None:
-        if self._config.health_interval_s <= 0:
-            return
-        if len(self._ends) >= MAX_ENDS:
-            self.events_dropped += 1
-            return
-        end = {
-            "agent": agent,
-            "task_id": task_id,
-            "status": "SUCCEEDED" if outcome.ok else "FAILED",
-            "ms": outcome.wall_ms,
-        }
-        self._ends.append(end)
-        self._has_ends.set()
-
-    async def _publish_ends(self, client: DaemonClient) -> None:
-        """Tell how tasks ended, many in one event."""
-        while True:
-            await self._has_ends.wait()
-            await asyncio.sleep(GATHER_S)
-            await self._flush_ends(client)
-
-    async def _flush_ends(self, client: DaemonClient) -> None:
-        ends, self._ends = self._ends, []
-        self._has_ends.clear()
-        if ends:
-            await self._publish(client, TASK_TOPIC, {"tasks": ends})
-
-    async def _publish(
-        self, client: DaemonClient, topic: str, event: dict[str, Any]
-    ) -> None:
-        """Publish through the first agent, whichever the event is of.
-
-        A tunnel from each of a thousand agents costs the broker more than all events.
-        """
-        data = msgspec.json.encode(event).decode()
-        # A broker that is away is no reason to stop working.
-        with suppress(PilotError):
-            await client.call(
-                "publish",
-                agent=self._config.agents[0],
-                topic=topic,
-                data=data,
-                wait=False,
-            )
 
 
 async def _cancel_all(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -20,6 +20,7 @@ ExtensionHandler: TypeAlias = Callable[
 _SEARCH_FIELDS: Final = frozenset(
     {"tags", "any", "hostname_prefix", "online", "limit", "cursor"}
 )
+_TRUST_FIELDS: Final = frozenset({"generation", "limit", "cursor"})
 
 
 async def run_extension(
@@ -86,17 +87,34 @@ async def _search(
     return await agent.search(**query)
 
 
+async def _list_trust(
+    session: IpcSession, agent: Agent, params: dict[str, Any]
+) -> dict[str, Any]:
+    """List who trusts whom, as far as the agent may know."""
+    query = {key: params[key] for key in _TRUST_FIELDS & params.keys()}
+    return await agent.list_trust(**query)
+
+
 async def _broker(
     session: IpcSession, agent: Agent, params: dict[str, Any]
 ) -> dict[str, Any]:
-    """Name the fleet's event broker."""
-    return {"broker": session.server.host.config.broker}
+    """Name the fleet's event brokers: where to publish, and where to subscribe.
+
+    Where sub-brokers roll up, the ones above have the events of all of them.
+    """
+    config = session.server.host.config
+    return {
+        "broker": config.broker,
+        "brokers": list(config.brokers),
+        "subscribe": list(config.roll_up or config.brokers),
+    }
 
 
 _BUILT_IN: Final[dict[str, ExtensionHandler]] = {
     "select-agent": _select_agent,
     "agents": _agents,
     "search": _search,
+    "list_trust": _list_trust,
     "broker": _broker,
 }
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_NETWORK",
     "MAX_NODE",
+    "TRUST_LINKS_EXTENSION",
     "Reply",
     "Request",
     "decode_request",
@@ -39,6 +40,8 @@ Reply: TypeAlias = dict[str, Any]
 
 MAX_NODE: Final = 0xFFFF_FFFF
 MAX_NETWORK: Final = 0xFFFF
+TRUST_LINKS_EXTENSION: Final = "trust-links"
+"""What a registry that answers ``list_trust`` tells at registration."""
 
 _ENCODER: Final = msgspec.json.Encoder()
 

@@ -110,10 +110,11 @@ _TEXTS: Final[Mapping[str, Callable[[Request], str]]] = {
     "search": _search,
     "ack_handshakes": _acknowledge,
     "list_receipts": _own("list_receipts"),
+    "list_trust": _own("list_trust"),
 }
 
 SIGNED_TYPES: Final = frozenset(_TEXTS)
-"""Message types that a node signs; the last three are extensions."""
+"""Message types that a node signs; the last four are extensions."""
 
 
 def signed_text(request: Request) -> str:

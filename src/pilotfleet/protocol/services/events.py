@@ -5,28 +5,30 @@ A frame is a topic and a payload, each after its length, in both directions::
     u16 topic length | topic, UTF-8 | u32 payload length | payload
 
 The first frame that a client sends subscribes it to the frame's topic; every
-later one publishes. A broker forwards a publication as the same frame.
+later one publishes. A broker forwards a publication as the same frame. Topics of
+our extensions begin with a zero byte and our name, so that no publication means
+one of them by accident; see :mod:`pilotfleet.protocol.services.eventoptions`.
 """
 
 from __future__ import annotations
 
-import json
 import struct
 from typing import Final, NamedTuple
 
 from pilotfleet.errors import DecodeError, InvalidArgument
 
 __all__ = [
+    "CONFIRM_TOPIC",
     "EVENT_PORT",
     "GOVERNED_TOPIC",
+    "MARK_TOPIC",
     "MAX_PAYLOAD",
     "MAX_TOPIC",
     "PUBLISHER_TOPIC",
     "Event",
     "EventDecoder",
-    "decode_since",
     "encode_event",
-    "encode_since",
+    "is_reserved",
 ]
 
 # From the specification.
@@ -37,14 +39,18 @@ GOVERNED_TOPIC: Final = "\0pilot.governed.v1"
 """Reserved: a publication to it is dropped."""
 
 # Of our choosing.
+RESERVED_PREFIX: Final = "\0pilotfleet."
+"""Topics that no publication may have and no pattern matches."""
+MARK_TOPIC: Final = "\0pilotfleet.mark"
+"""Frames of a broker that say how far a subscription has come."""
+CONFIRM_TOPIC: Final = "\0pilotfleet.confirm"
+"""Frames of a broker that say how many publications it has taken."""
 PUBLISHER_TOPIC: Final = "\0pilotfleet.publisher"
 """What a connection that only publishes subscribes to, as it must subscribe.
 
 With the topic it publishes to, as the official client does it, every publisher
 of a fleet would receive the events of all the others.
 """
-_MAX_SUBSCRIPTION: Final = 4096
-"""Longest subscription payload looked at; the official client sends none."""
 
 _TOPIC_SIZE: Final = struct.Struct("!H")
 _PAYLOAD_SIZE: Final = struct.Struct("!I")
@@ -58,6 +64,11 @@ class Event(NamedTuple):
 
     topic: str
     payload: bytes
+
+
+def is_reserved(topic: str) -> bool:
+    """Tell whether a topic is one of our extensions, and never published."""
+    return topic.startswith(RESERVED_PREFIX)
 
 
 def encode_event(topic: str, payload: bytes = b"") -> bytes:
@@ -80,58 +91,61 @@ def encode_event(topic: str, payload: bytes = b"") -> bytes:
     )
 
 
-def encode_since(seconds: float) -> bytes:
-    """Return the subscription payload that asks for past events.
-
-    An extension: official brokers read the payload and throw it away.
-    """
-    return json.dumps({"since": seconds}).encode()
-
-
-def decode_since(payload: bytes) -> float | None:
-    """Return how many seconds of past events a subscription asks for.
-
-    Anything that is not such a request counts as none, because the payload of a
-    subscription has no meaning in the official protocol.
-    """
-    if not payload.startswith(b"{") or len(payload) > _MAX_SUBSCRIPTION:
-        return None
-    try:
-        since = json.loads(payload).get("since")
-    except (ValueError, RecursionError):
-        return None
-    is_number = isinstance(since, (int, float)) and not isinstance(since, bool)
-    # The comparison refuses NaN as well, which json.loads accepts.
-    return float(since) if is_number and 0 < since < 1e9 else None
-
-
 class EventDecoder:
     """Takes the frames of one direction of a connection apart."""
 
-    __slots__ = ("_buffer", "_offset")
+    __slots__ = ("_buffer", "_error", "_offset")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._offset = 0
+        self._error: DecodeError | None = None
+
+    @property
+    def unfinished_bytes(self) -> int:
+        """Bytes kept of an event that is not complete yet."""
+        return len(self._buffer)
+
+    @property
+    def error(self) -> DecodeError | None:
+        """What is wrong with the bytes after the last event returned, if anything."""
+        return self._error
 
     def feed(self, data: bytes) -> list[Event]:
         """Take received bytes and return the events that are now complete.
+
+        What came whole before a broken frame is returned; the next call raises.
 
         Raises:
             DecodeError: A limit is exceeded or a topic is not UTF-8; nothing
                 that follows can be understood.
         """
-        self._buffer += data
-        events = []
-        while (event := self._next()) is not None:
-            events.append(event)
-        # One move for all events of a read, not one for each.
-        del self._buffer[: self._offset]
+        if self._error is not None:
+            raise self._error
+        # Most reads end with an event, so mostly nothing has to be copied.
+        if self._buffer:
+            self._buffer += data
+        buffer = self._buffer or data
         self._offset = 0
+        events: list[Event] = []
+        try:
+            while (event := self._next(buffer)) is not None:
+                events.append(event)
+        except DecodeError as error:
+            self._error = error
+            self._buffer.clear()
+            if not events:
+                raise
+            return events
+        if buffer is self._buffer:
+            # One move for all events of a read, not one for each.
+            del self._buffer[: self._offset]
+        else:
+            self._buffer += memoryview(data)[self._offset :]
         return events
 
-    def _next(self) -> Event | None:
-        buffer, start = self._buffer, self._offset
+    def _next(self, buffer: bytes | bytearray) -> Event | None:
+        start = self._offset
         available = len(buffer) - start
         if available < _TOPIC_SIZE.size:
             return None
@@ -154,7 +168,7 @@ class EventDecoder:
         return Event(topic, bytes(buffer[payload_start : self._offset]))
 
 
-def _decode_topic(name: bytearray) -> str:
+def _decode_topic(name: bytes | bytearray) -> str:
     try:
         return name.decode()
     except UnicodeDecodeError as error:

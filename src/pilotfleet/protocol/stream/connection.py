@@ -227,6 +227,12 @@ class StreamConnection:
 
     # The application's side.
 
+    @property
+    def unacknowledged_bytes(self) -> int:
+        """Bytes written here that the peer has not acknowledged."""
+        sender = self.sender
+        return ((sender.next - sender.una) & MASK) + len(sender.unsent)
+
     def write(self, data: bytes | memoryview, now: float) -> int:
         """Take what fits into the send buffer and return how many bytes that were.
 

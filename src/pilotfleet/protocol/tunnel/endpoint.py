@@ -105,6 +105,10 @@ class TunnelEndpoint(Upkeep):
         """Describe the peers known now."""
         return [self._describe(peer) for peer in self._peers.values()]
 
+    def connected_peers(self) -> list[int]:
+        """Return the nodes that there is a tunnel to."""
+        return [node for node, peer in self._peers.items() if peer.session is not None]
+
     def has_session(self, peer: int) -> bool:
         """Tell whether packets to the peer leave at once."""
         if peer == self.node_id:

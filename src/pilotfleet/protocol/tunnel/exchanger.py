@@ -204,6 +204,7 @@ class KeyExchanger(Links):
             if not path.is_confirmed(now):
                 self._use_relay(peer, now, probe_in=FIRST_UPGRADE)
         self.stats.sessions += 1
+        self.stats.changes += 1
         # The answer goes first: the peer needs it to open what was queued.
         self._reply(peer.node, self._ring.announcement(), source)
         self._flush(peer, now)

@@ -177,6 +177,7 @@ class Links:
         for session in (peer.previous, peer.session):
             if session is not None:
                 self._ring.retire(session, peer.node)
+        self.stats.changes += peer.session is not None
         peer.session = None
         self._drop_previous(peer)
 

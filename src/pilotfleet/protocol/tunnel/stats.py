@@ -17,6 +17,7 @@ class TunnelStats:
     __slots__ = (
         "bytes_received",
         "bytes_sent",
+        "changes",
         "dropped",
         "exchanges_refused",
         "forged",
@@ -34,6 +35,8 @@ class TunnelStats:
         self.bytes_received = 0
         self.sessions = 0
         """Sessions installed."""
+        self.changes = 0
+        """Sessions installed or given up: who is connected is as it was while it is."""
         self.exchanges_refused = 0
         """Key exchange frames not accepted: limit, unknown node, wrong key."""
         self.forged = 0

@@ -256,6 +256,8 @@ class Directory:
         found = self.nodes.by_id.get(node)
         if found is None:
             return
+        if (network in found.networks) != member:
+            self.trust.links.changed_in((network,))
         others = [known for known in found.networks if known != network]
         if member:
             others.append(network)
@@ -276,7 +278,8 @@ class Directory:
 
     def _apply_old_trust(self, rest: str, entry: Entry) -> None:
         one, other = _two_numbers(rest)
-        self.trust.set_old_pair(one, other, exists=entry.value is not None)
+        if self.trust.set_old_pair(one, other, exists=entry.value is not None):
+            self._note_link(one, other)
 
     def _apply_grant(self, rest: str, entry: Entry) -> None:
         node, peer = _two_numbers(rest)
@@ -284,7 +287,17 @@ class Directory:
             grant = None if entry.value is None else Grant(entry.value)
         except ValueError:
             raise StorageError(f"entry {entry.key} cannot be read") from None
-        self.trust.set_grant(node, peer, grant)
+        if self.trust.set_grant(node, peer, grant):
+            self._note_link(node, peer)
+
+    def _note_link(self, one: int, other: int) -> None:
+        # Networks that are not known yet note their members when they come.
+        ends = [self.nodes.by_id.get(node) for node in (one, other)]
+        networks = [() if node is None else node.networks for node in ends]
+        # A link to a node of no network is shown to its ends only, and nobody else
+        # needs to know that there is something new.
+        if all(networks):
+            self.trust.links.changed_in({*networks[0], *networks[1]})
 
     def _apply_mail(self, rest: str, entry: Entry) -> None:
         if entry.value is None:

@@ -44,6 +44,10 @@ class HostnameIndex:
         """Return the claim on ``name``."""
         return self._claims.get(name)
 
+    def names(self) -> list[str]:
+        """Return all names that are claimed, in order."""
+        return self._names.copy()
+
     def put(self, name: str, claim: HostClaim, *, bulk: bool = False) -> None:
         """Record a claim. In bulk, ``put_in_order`` has to follow."""
         old = self._claims.get(name)

@@ -46,12 +46,14 @@ class Invite(NamedTuple):
 class Network:
     """One network in memory."""
 
-    __slots__ = ("live", "members", "record", "revision")
+    __slots__ = ("ids", "live", "members", "record", "revision")
 
     def __init__(self, record: NetworkRecord, revision: int) -> None:
         self.record = record
         self.revision = revision
         self.members: dict[int, Member] = {}
+        self.ids = IdSet()
+        """The members, live or not."""
         self.live = IdSet()
         """The members that are live nodes."""
 
@@ -136,12 +138,14 @@ class NetworkTable:
             return False
         if entry.value is None:
             found.members.pop(node, None)
+            found.ids.discard(node)
             found.live.discard(node)
         else:
             record = decode_record(entry, MemberRecord)
             if record == _PLAIN_MEMBER:
                 record = _PLAIN_MEMBER
             found.members[node] = Member(record, entry.revision)
+            found.ids.add(node)
         return True
 
     def apply_invite(self, node: int, network: int, entry: Entry) -> None:

@@ -27,7 +27,15 @@ if TYPE_CHECKING:
     from pilotfleet.registry.directory.directory import Directory
     from pilotfleet.registry.directory.nodes import Node
 
-__all__ = ["MAX_LIMIT", "Page", "Query", "decode_cursor", "encode_cursor", "search"]
+__all__ = [
+    "MAX_LIMIT",
+    "Page",
+    "Query",
+    "decode_cursor",
+    "encode_cursor",
+    "matching_bits",
+    "search",
+]
 
 MAX_LIMIT: Final = 1000
 """Most results on one page."""
@@ -62,7 +70,7 @@ class Page:
 
 def search(directory: Directory, query: Query, requester: Node | None) -> Page:
     """Return the first matches after the cursor that ``requester`` may see."""
-    matches = _matches(directory, query, visible_bits(directory, requester))
+    matches = matching_bits(directory, query, visible_bits(directory, requester))
     found = first_ids(matches, after=query.after, limit=query.limit + 1)
     more = len(found) > query.limit
     page = found[: query.limit]
@@ -95,7 +103,8 @@ def decode_cursor(cursor: str) -> int:
     return int(after)
 
 
-def _matches(directory: Directory, query: Query, visible: int) -> int:
+def matching_bits(directory: Directory, query: Query, visible: int) -> int:
+    """Return the bitmap of those of ``visible`` that the query fits."""
     index = directory.nodes.tags
     if query.any_tag and query.tags:
         wanted = 0

@@ -32,6 +32,10 @@ class TagIndex:
                 nodes = self._nodes[tag] = IdSet()
             nodes.add(node)
 
+    def names(self) -> list[str]:
+        """Return all tags that some live node carries."""
+        return list(self._nodes)
+
     def bits(self, tag: str) -> int:
         """Return the bitmap of the nodes with ``tag``."""
         nodes = self._nodes.get(tag)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from enum import Enum
 
 from pilotfleet.registry.directory.idset import IdSet
+from pilotfleet.registry.directory.trustlinks import LinkTable
 
 __all__ = ["Grant", "TrustTable"]
 
@@ -62,7 +63,7 @@ class _Relation:
 class TrustTable:
     """For each two nodes, what each grants the other."""
 
-    __slots__ = ("_consents", "_locations", "_old", "pairs")
+    __slots__ = ("_consents", "_locations", "_old", "links", "pairs")
 
     def __init__(self) -> None:
         self._consents = _Relation()
@@ -70,6 +71,8 @@ class TrustTable:
         self._old = _Relation()
         self.pairs = 0
         """How many pairs there are."""
+        self.links = LinkTable()
+        """The same pairs, to be listed."""
 
     def admits(self, node: int, peer: int) -> bool:
         """Tell whether ``node`` consented to ``peer``."""
@@ -95,8 +98,11 @@ class TrustTable:
         """Return the bitmap of those that consented to ``node``."""
         return self._consents.bits(node) | self._old.bits(node)
 
-    def set_grant(self, node: int, peer: int, grant: Grant | None) -> None:
-        """Note what ``node`` grants ``peer``; None: nothing."""
+    def set_grant(self, node: int, peer: int, grant: Grant | None) -> bool:
+        """Note what ``node`` grants ``peer``; None: nothing.
+
+        Returns whether the pair of the two came or went.
+        """
         was_pair = self.has_pair(node, peer)
         for relation, kind in (
             (self._consents, Grant.CONSENT),
@@ -106,17 +112,22 @@ class TrustTable:
                 relation.add(node, peer)
             else:
                 relation.discard(node, peer)
-        self._count(node, peer, was_pair=was_pair)
+        return self._count(node, peer, was_pair=was_pair)
 
-    def set_old_pair(self, one: int, other: int, *, exists: bool) -> None:
-        """Note a pair in the form of an older release."""
+    def set_old_pair(self, one: int, other: int, *, exists: bool) -> bool:
+        """Note a pair in the form of an older release; returns as ``set_grant``."""
         was_pair = self.has_pair(one, other)
         for node, peer in ((one, other), (other, one)):
             if exists:
                 self._old.add(node, peer)
             else:
                 self._old.discard(node, peer)
-        self._count(one, other, was_pair=was_pair)
+        return self._count(one, other, was_pair=was_pair)
 
-    def _count(self, one: int, other: int, *, was_pair: bool) -> None:
-        self.pairs += self.has_pair(one, other) - was_pair
+    def _count(self, one: int, other: int, *, was_pair: bool) -> bool:
+        is_pair = self.has_pair(one, other)
+        if is_pair == was_pair:
+            return False
+        self.pairs += is_pair - was_pair
+        self.links.set(one, other, exists=is_pair)
+        return True

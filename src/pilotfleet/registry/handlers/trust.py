@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from pilotfleet.errors import DecodeError
 from pilotfleet.protocol.registry.messages import (
+    MAX_NODE,
     Reply,
     Request,
     flag,
     node_number,
+    number,
     text,
     texts,
 )
@@ -20,6 +23,13 @@ from pilotfleet.registry.directory.handshakes import (
     decide_respond,
     decide_revoke_trust,
     look_into_box,
+)
+from pilotfleet.registry.directory.refusal import Refused
+from pilotfleet.registry.directory.trustlinks import (
+    MAX_GENERATION,
+    MAX_LINKS,
+    decode_place,
+    list_links,
 )
 from pilotfleet.registry.directory.visibility import admits
 
@@ -122,7 +132,28 @@ def respond_handshake(desk: Desk, request: Request, peer: PeerContext) -> Decisi
     )
 
 
+def list_trust(desk: Desk, request: Request, peer: PeerContext) -> Reply:
+    """List the links that the node may see (extension ``trust-links``)."""
+    requester = None
+    if not desk.is_admin(request):
+        requester = desk.signed_node(request, peer, node_number(request))
+    generation = desk.directory.trust.links.generation(requester)
+    reply: Reply = {"type": "list_trust_ok", "generation": generation}
+    cursor = text(request, "cursor")
+    if not cursor and number(request, "generation", MAX_GENERATION) == generation:
+        return {**reply, "unchanged": True}
+    try:
+        after = decode_place(cursor)
+    except DecodeError as error:
+        raise Refused(str(error)) from None
+    limit = min(number(request, "limit", MAX_NODE) or MAX_LINKS, MAX_LINKS)
+    page = list_links(desk.directory, requester, after=after, limit=limit)
+    links = [{"a": one, "b": other} for one, other in page.links]
+    return {**reply, "links": links, "next_cursor": page.next_cursor}
+
+
 HANDLERS: Final[dict[str, Handler]] = {
+    "list_trust": list_trust,
     "report_trust": report_trust,
     "revoke_trust": revoke_trust,
     "check_trust": check_trust,

@@ -1,48 +1,47 @@
-"""The event broker on port 1002, and the publishing side of every agent.
+"""The event broker on port 1002 of every agent of a host.
 
-One :class:`EventBroker` serves all agents of a host. It keeps a table of
-subscriptions for each agent that has any, so an agent whose broker is not used
-costs nothing.
+One :class:`EventBroker` serves all agents of a host. It keeps a
+:class:`~pilotfleet.services.events.board.Board` for each agent whose broker was
+used, so one that is not used costs nothing. A connection is a
+:class:`~pilotfleet.services.events.session.Session`, read by an
+:class:`~pilotfleet.services.events.intake.Intake`.
 
-A connection to the broker is a :class:`_Session`. Its first frame subscribes,
-later ones publish (services.md section 5.2). Each session has its own bounded
-queue, which one writer empties; when a subscriber is slower than its topics, the
-oldest events give way and are counted, and nobody else notices.
-
-Publishing goes the other way over one lasting connection for each agent and
-broker (:mod:`pilotfleet.services.events.publisher`). Brokers in the same process are
-reached without the network.
+Publishing from the agents of the host is
+:class:`~pilotfleet.services.events.publishing.Publishing`. Brokers in the same
+process are reached without the network.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from pilotfleet.errors import (
-    Busy,
-    DecodeError,
-    InvalidArgument,
-    PilotError,
-    StorageError,
-)
+from pilotfleet.errors import Busy, DecodeError, InvalidArgument, PilotError, TimedOut
 from pilotfleet.protocol.address import BACKBONE, Address
-from pilotfleet.protocol.limits import TokenBucket
+from pilotfleet.protocol.services.eventoptions import (
+    asks_for_confirmation,
+    decode_options,
+)
 from pilotfleet.protocol.services.events import (
     GOVERNED_TOPIC,
     PUBLISHER_TOPIC,
     Event,
-    EventDecoder,
-    decode_since,
-    encode_event,
+    is_reserved,
 )
-from pilotfleet.protocol.topics import TopicTrie
-from pilotfleet.services.events.publisher import BrokerConfig, FrameQueue, Publisher
+from pilotfleet.services.events.board import Board
+from pilotfleet.services.events.catchup import CatchUp, wants_past
+from pilotfleet.services.events.intake import Intake
+from pilotfleet.services.events.limits import LimitConfig, PeerLimits
+from pilotfleet.services.events.publisher import BrokerConfig
+from pilotfleet.services.events.publishing import Publishing
+from pilotfleet.services.events.rollup import RollUp
+from pilotfleet.services.events.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     from pilotfleet.services.events.log import EventLog
     from pilotfleet.services.events.publisher import (
@@ -55,13 +54,8 @@ __all__ = ["BrokerConfig", "EventBroker"]
 
 logger = logging.getLogger(__name__)
 
-# From the specification (services.md section 5.3).
-STRANGER_BURST: Final = 200
-STRANGER_RATE: Final = 100.0
-
-# Of our choosing.
-READ_SIZE: Final = 64 << 10
-MAX_NODE_DIGITS: Final = 10
+COUNTERS_TOPIC: Final = "fleet.broker"
+COUNTERS_PAUSE_S: Final = 10.0
 
 
 class EventBroker:
@@ -69,11 +63,18 @@ class EventBroker:
 
     Args:
         host: Owns the agents and the tasks.
-        config: Limits, and the name of the fleet's broker.
+        config: Limits, and the names of the fleet's brokers.
+        limits: What one node may ask.
         is_member: Whether a peer belongs to the fleet of an agent. Members may
             publish faster.
         open_log: Opens the log of an agent's broker at its first use, or returns
             none if that broker keeps no log.
+        roll_up: Told of every publication that a broker of the host took; returns
+            whether it goes to a broker above. Never waits. The default is what the
+            configuration says.
+        roll_up: Told of every publication taken at the broker of an agent; returns
+            whether it goes to a broker above. Never waits. By default a
+            :class:`~pilotfleet.services.events.rollup.RollUp` by the configuration.
     """
 
     def __init__(
@@ -81,8 +82,10 @@ class EventBroker:
         host: BrokerHost,
         config: BrokerConfig | None = None,
         *,
+        limits: LimitConfig | None = None,
         is_member: Callable[[Any, int], bool] | None = None,
         open_log: Callable[[Any], Awaitable[EventLog | None]] | None = None,
+        roll_up: Callable[[Any, Event], bool] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -92,126 +95,196 @@ class EventBroker:
         self._open_log = open_log
         self._clock = clock
         self._wall = wall
-        self._topics: dict[int, TopicTrie[_Session]] = {}
-        self._logs: dict[int, EventLog | None] = {}
+        self._limits = PeerLimits(limits or LimitConfig(), self._config, clock)
+        self._boards: dict[int, Board] = {}
         self._opening = asyncio.Lock()
-        self._publishers: dict[int, dict[int, Publisher]] = {}
-        """By agent and broker; those of an agent with the last used one at the end."""
-        self.dropped = 0
-        """Events that a subscriber was too slow for."""
-        self.rate_limited = 0
-        """Publications refused by the token bucket."""
-        self.delivered = 0
-        """Events handed to a subscriber's queue."""
+        self._is_reporting = False
+        self._publishing = Publishing(host, self._config, deliver_here=self.deliver)
+        if roll_up is None and self._config.roll_up:
+            roll_up = RollUp(self._publishing, self._config).forward
+        self._roll_up = roll_up
 
     def extensions(self) -> dict[str, Callable[..., Awaitable[dict[str, Any]]]]:
         """Return the daemon's extension operations of this service."""
-        return {"publish": self._publish_request}
+        return {
+            "publish": self._publishing.request,
+            "events": self._counters_request,
+        }
+
+    def counters(self, agent: BrokerAgent) -> dict[str, int]:
+        """Return what the broker of an agent counted."""
+        board = self._boards.get(agent.node_id) or Board(agent, None, self._wall)
+        return board.counters.as_dict(board.log)
 
     async def aclose(self) -> None:
         """Close the logs. The host has ended our tasks and streams."""
-        for log in self._logs.values():
-            if log is not None:
-                await log.aclose()
-        self._logs.clear()
+        for board in self._boards.values():
+            if board.log is not None:
+                await board.log.aclose()
+        self._boards.clear()
 
-    # Broker side.
+    # Connections
 
     async def handle(self, agent: BrokerAgent, stream: BrokerStream) -> None:
         """Serve one connection to the broker of ``agent`` until it ends."""
-        await self._log_of(agent)
-        session = _Session(stream, self._config, self._bucket_for(agent, stream))
+        board = await self._board(agent)
+        node = stream.remote.address.node
+        is_local = node in self._host.by_node
+        is_member = is_local or self._is_member(agent, node)
+        try:
+            peer = self._limits.connect(
+                agent.node_id, node, is_member=is_member, is_local=is_local
+            )
+        except Busy as error:
+            logger.debug("event client %s: %s", stream.remote, error)
+            board.counters.refused += 1
+            await stream.close()
+            return
+        session = Session(board, stream, peer, self._config)
         # The writer is part of the session: it starts with the subscription and
         # never outlives the connection.
         try:
             async with asyncio.TaskGroup() as tasks:
-                await self._read_session(agent, session, tasks)
-                session.end()
+                await self._read(session, tasks)
         finally:
-            self._unsubscribe(agent, session)
-            self.dropped += session.dropped
+            self._forget(session)
+            self._limits.disconnect(peer)
             await stream.close()
 
-    async def _read_session(
-        self, agent: BrokerAgent, session: _Session, tasks: asyncio.TaskGroup
-    ) -> None:
-        decoder = EventDecoder()
+    async def _read(self, session: Session, tasks: asyncio.TaskGroup) -> None:
+        intake = Intake(
+            session,
+            self._limits,
+            clock=self._clock,
+            subscribe=lambda session, event: self._subscribe(session, event, tasks),
+            publish=self._publish_received,
+            refuse=self._refuse,
+        )
         try:
-            while data := await session.stream.read(READ_SIZE):
-                for event in decoder.feed(data):
-                    if session.topic is None:
-                        self._subscribe(agent, session, event, tasks)
-                    elif session.bucket.take(self._clock()):
-                        self._deliver(agent, event, source=session)
-                    else:
-                        self.rate_limited += 1
-                        agent.report(
-                            "pubsub.rate_limited",
-                            topic=event.topic,
-                            **{"from": str(session.stream.remote)},
-                        )
+            await intake.run()
         except PilotError as error:
             # A frame that breaks the protocol ends the connection without an
             # answer (services.md 5.3), like a connection that breaks.
             logger.debug("event client %s: %s", session.stream.remote, error)
+            counters = session.board.counters
+            counters.malformed += isinstance(error, DecodeError)
+            counters.refused += isinstance(error, Busy | TimedOut)
+            session.abort()
+        else:
+            session.end()
 
     def _subscribe(
+        self, session: Session, event: Event, tasks: asyncio.TaskGroup
+    ) -> None:
+        session.topic = topic = event.topic
+        if is_reserved(topic):
+            # Nothing is ever published to the others.
+            if topic == PUBLISHER_TOPIC:
+                self._count_publisher(session)
+                session.confirms = asks_for_confirmation(event.payload)
+            return
+        board, options = session.board, decode_options(event.payload)
+        session.marks = options.marks
+        session.is_subscribed = True
+        board.counters.subscribers += 1
+        remote = str(session.stream.remote)
+        board.agent.report("pubsub.subscribed", topic=topic, remote=remote)
+        self._report_counters()
+        log = board.log
+        if log is not None and wants_past(options, log):
+            past = CatchUp(session, topic, log, options)
+            session.start(tasks, past.run)
+        else:
+            board.add(topic, session)
+            session.start(tasks, None)
+
+    def _forget(self, session: Session) -> None:
+        board, topic = session.board, session.topic
+        board.counters.publishers -= session.is_publisher
+        if topic is None or not session.is_subscribed:
+            return
+        board.counters.subscribers -= 1
+        board.remove(topic, session)
+        remote = str(session.stream.remote)
+        board.agent.report("pubsub.unsubscribed", topic=topic, remote=remote)
+
+    def _count_publisher(self, session: Session) -> None:
+        session.is_publisher = True
+        session.board.counters.publishers += 1
+
+    # Publications
+
+    async def publish(
         self,
         agent: BrokerAgent,
-        session: _Session,
         event: Event,
-        tasks: asyncio.TaskGroup,
-    ) -> None:
-        session.topic = event.topic
-        if event.topic == PUBLISHER_TOPIC:
-            return
-        topics = self._topics.setdefault(agent.node_id, TopicTrie())
-        topics.add(event.topic, session)
-        remote = str(session.stream.remote)
-        agent.report("pubsub.subscribed", topic=event.topic, remote=remote)
-        since = decode_since(event.payload)
-        log = self._logs.get(agent.node_id)
-        if since is None or log is None:
-            tasks.create_task(session.write_queue(), name="event subscriber")
-            return
-        # What is published from here on waits in the queue behind the replay,
-        # so the subscriber sees every event once.
-        past = log.replay(event.topic, since=self._wall() - since, until_id=log.last_id)
-        tasks.create_task(session.write_queue(past), name="event subscriber")
+        *,
+        broker: str | None = None,
+        wait: bool = True,
+        confirm: bool = False,
+    ) -> Address | None:
+        """Publish from an agent; see :meth:`Publishing.publish`."""
+        return await self._publishing.publish(
+            agent, event, broker=broker, wait=wait, confirm=confirm
+        )
 
-    def _unsubscribe(self, agent: BrokerAgent, session: _Session) -> None:
-        topics = self._topics.get(agent.node_id)
-        if topics is None or session.topic is None:
-            return
-        topics.remove(session.topic, session)
-        if session.topic != PUBLISHER_TOPIC:
-            remote = str(session.stream.remote)
-            agent.report("pubsub.unsubscribed", topic=session.topic, remote=remote)
-        if not topics:
-            del self._topics[agent.node_id]
-
-    def _deliver(
-        self, agent: BrokerAgent, event: Event, *, source: _Session | None
+    async def deliver(
+        self, agent: BrokerAgent, event: Event, *, confirm: bool = False
     ) -> None:
-        """Give one publication to the log and to all subscribers but its source."""
-        if event.topic == GOVERNED_TOPIC:
+        """Publish at the broker of an agent of this host.
+
+        Args:
+            agent: Whose broker.
+            event: What is published.
+            confirm: Return when the event is in the log on the disk, if the broker
+                keeps one.
+
+        Raises:
+            InvalidArgument: The topic is reserved.
+            StorageError: The event could not be written, and had to be.
+        """
+        board = await self._board(agent)
+        if event.topic == GOVERNED_TOPIC or is_reserved(event.topic):
+            raise InvalidArgument(f"topic {event.topic!r} is reserved")
+        log = board.log
+        if log is None or not confirm:
+            self._take(board, event, None)
             return
+        while log.is_full(event):
+            await log.flush()
+        refused_before = log.refused
+        self._take(board, event, None, durable=True)
+        await log.sync(refused_before)
+
+    def _publish_received(self, session: Session, event: Event) -> None:
+        if not session.is_publisher:
+            self._count_publisher(session)
+        self._take(session.board, event, session, durable=session.confirms)
+
+    def _take(
+        self,
+        board: Board,
+        event: Event,
+        source: Session | None,
+        *,
+        durable: bool = False,
+    ) -> None:
         if self._host.event_sink is not None:
-            self._report_published(agent, event, source)
-        log = self._logs.get(agent.node_id)
-        if log is not None:
-            log.append(event, self._wall())
-        topics = self._topics.get(agent.node_id)
-        if topics is None:
-            return
-        frame = encode_event(*event)
-        for session in topics.match(event.topic):
-            if session is not source:
-                session.queue(frame)
-                self.delivered += 1
+            self._report_published(board.agent, event, source)
+        board.deliver(event, source=source, durable=durable)
+        if self._roll_up is not None and self._roll_up(board.agent, event):
+            board.counters.forwarded += 1
+
+    def _refuse(self, session: Session, event: Event) -> None:
+        session.board.counters.rate_limited += 1
+        if self._host.event_sink is not None:
+            remote = str(session.stream.remote)
+            session.board.agent.report(
+                "pubsub.rate_limited", topic=event.topic, **{"from": remote}
+            )
 
     def _report_published(
-        self, agent: BrokerAgent, event: Event, source: _Session | None
+        self, agent: BrokerAgent, event: Event, source: Session | None
     ) -> None:
         # Without a connection there is no port: published in this process.
         remote = (
@@ -224,163 +297,52 @@ class EventBroker:
             "pubsub.published", topic=event.topic, size=size, **{"from": remote}
         )
 
-    def _bucket_for(self, agent: BrokerAgent, stream: BrokerStream) -> TokenBucket:
-        node = stream.remote.address.node
-        if node in self._host.by_node or self._is_member(agent, node):
-            config = self._config
-            return TokenBucket(config.member_burst, config.member_rate, self._clock())
-        return TokenBucket(STRANGER_BURST, STRANGER_RATE, self._clock())
+    # Boards and their counters
 
-    async def _log_of(self, agent: BrokerAgent) -> EventLog | None:
-        if self._open_log is None:
-            return None
+    async def _board(self, agent: BrokerAgent) -> Board:
+        board = self._boards.get(agent.node_id)
+        if board is not None:
+            return board
         async with self._opening:
-            if agent.node_id not in self._logs:
-                log = await self._open_log(agent)
-                self._logs[agent.node_id] = log
+            board = self._boards.get(agent.node_id)
+            if board is None:
+                log = await self._open_log(agent) if self._open_log else None
+                board = Board(agent, log, self._wall)
+                self._boards[agent.node_id] = board
                 if log is not None:
                     self._host.spawn(log.run(), name=f"event log of {agent.name}")
-        return self._logs[agent.node_id]
+        return board
 
-    # Publishing side.
-
-    async def publish(
-        self,
-        agent: BrokerAgent,
-        event: Event,
-        *,
-        broker: str | None = None,
-        wait: bool = True,
-    ) -> Address:
-        """Publish from an agent; return the address of the broker.
-
-        Args:
-            agent: Who publishes.
-            event: What to publish.
-            broker: Name, address or number of a broker; none means the fleet's,
-                and without one the agent's own.
-            wait: Return when the event was given to the broker's connection.
-                Otherwise return at once; when the queue is full while the broker
-                cannot be reached, the oldest events are lost.
-
-        Raises:
-            InvalidArgument: The event is too large.
-            NotFound: The broker's name does not resolve.
-            Unavailable: The broker cannot be reached, or not in time.
-        """
-        frame = encode_event(*event)
-        address = await self._find_broker(agent, broker or self._config.broker)
-        local = self._host.by_node.get(address.node)
-        if local is None and address.node == agent.node_id:
-            local = agent
-        if local is not None:
-            await self._log_of(local)
-            self._deliver(local, event, source=None)
-            return address
-        await self._publisher(agent, address).send(frame, wait=wait)
-        return address
-
-    async def _find_broker(self, agent: BrokerAgent, name: str | None) -> Address:
-        if not name or name in (agent.hostname, agent.name):
-            return Address(BACKBONE, agent.node_id)
-        hosted = self._host.agents.get(name)
-        if hosted is not None:
-            return Address(BACKBONE, hosted.node_id)
-        is_number = name.isascii() and name.isdigit() and len(name) <= MAX_NODE_DIGITS
-        if is_number and int(name) <= 0xFFFF_FFFF:
-            return Address(BACKBONE, int(name))
-        try:
-            return Address.parse(name)
-        except DecodeError:
-            answer = await agent.resolve_hostname(name)
-            return Address.parse(str(answer.get("address", "")))
-
-    def _publisher(self, agent: BrokerAgent, broker: Address) -> Publisher:
-        mine = self._publishers.setdefault(agent.node_id, {})
-        publisher = mine.pop(broker.node, None)
-        if publisher is None:
-            if len(mine) >= self._config.max_publishers:
-                self._end_idle_publisher(agent, mine)
-            publisher = Publisher(self._host, agent, broker, self._config)
-        mine[broker.node] = publisher
-        return publisher
-
-    def _end_idle_publisher(
-        self, agent: BrokerAgent, mine: dict[int, Publisher]
-    ) -> None:
-        """Make room by ending the connection that was not used for longest."""
-        for node, publisher in mine.items():
-            if publisher.is_idle:
-                del mine[node]
-                name = f"end of publishing to node {node}"
-                self._host.spawn(publisher.aclose(), name=name)
-                return
-        raise Busy(f"agent {agent.name} publishes to {len(mine)} brokers already")
-
-    async def _publish_request(
+    async def _counters_request(
         self, session: object, agent: BrokerAgent, request: dict[str, Any]
     ) -> dict[str, Any]:
-        """Serve the extension operation ``publish``."""
-        topic, data = request.get("topic"), request.get("data", "")
-        broker, wait = request.get("broker"), request.get("wait", True)
-        if not isinstance(topic, str) or not isinstance(data, str):
-            raise InvalidArgument("publish needs a topic and data as text")
-        if not isinstance(broker, str | None):
-            raise InvalidArgument("broker must be text")
-        payload = data.encode()
-        address = await self.publish(
-            agent, Event(topic, payload), broker=broker, wait=bool(wait)
-        )
-        return {"topic": topic, "bytes": len(payload), "target": str(address)}
+        """Serve the extension operation ``events``."""
+        return dict(self.counters(agent))
 
+    def _report_counters(self) -> None:
+        """Let the counters be published as long as somebody listens."""
+        if not self._is_reporting and self._reported():
+            self._is_reporting = True
+            self._host.spawn(self._publish_counters(), name="event counters")
 
-class _Session:
-    """One connection to the broker: its subscription and what waits for it."""
+    def _reported(self) -> list[Board]:
+        """Return the boards of the fleet's brokers that have a subscriber."""
+        names = self._config.brokers
+        return [
+            board
+            for board in self._boards.values()
+            if board.counters.subscribers
+            and (board.agent.hostname in names or board.agent.name in names)
+        ]
 
-    __slots__ = ("_ended", "_frames", "_wake", "bucket", "stream", "topic")
-
-    def __init__(
-        self, stream: BrokerStream, config: BrokerConfig, bucket: TokenBucket
-    ) -> None:
-        self.stream = stream
-        self.bucket = bucket
-        self.topic: str | None = None
-        self._frames = FrameQueue(config)
-        self._wake = asyncio.Event()
-        self._ended = False
-
-    @property
-    def dropped(self) -> int:
-        """Events that this subscriber was too slow for."""
-        return self._frames.dropped
-
-    def queue(self, frame: bytes) -> None:
-        """Let the writer send a frame."""
-        self._frames.put(frame)
-        self._wake.set()
-
-    def end(self) -> None:
-        """Let the writer stop after the queue."""
-        self._ended = True
-        self._wake.set()
-
-    async def write_queue(self, past: AsyncIterator[Event] | None = None) -> None:
-        """Write past events, then the queue, until the connection ends."""
+    async def _publish_counters(self) -> None:
         try:
-            if past is not None:
-                await self._write_past(past)
-            while not self._ended or self._frames:
-                await self._wake.wait()
-                self._wake.clear()
-                while self._frames:
-                    await self.stream.write(b"".join(self._frames.take()))
-        except PilotError as error:
-            logger.debug("subscriber %s: %s", self.stream.remote, error)
-
-    async def _write_past(self, past: AsyncIterator[Event]) -> None:
-        try:
-            async for event in past:
-                await self.stream.write(encode_event(*event))
-        except StorageError as error:
-            # What is live goes on without what is past.
-            logger.warning("replay for %s: %s", self.stream.remote, error)
+            while self._reported():
+                await asyncio.sleep(COUNTERS_PAUSE_S)
+                for board in self._reported():
+                    name = board.agent.hostname or board.agent.name
+                    row = {"broker": name, **board.counters.as_dict(board.log)}
+                    payload = json.dumps(row).encode()
+                    self._take(board, Event(COUNTERS_TOPIC, payload), None)
+        finally:
+            self._is_reporting = False

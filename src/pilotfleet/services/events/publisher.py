@@ -1,4 +1,4 @@
-"""The publishing side of the event bus: one lasting connection to each broker.
+"""Publishing over one lasting connection, to a broker or its stand-bys.
 
 A :class:`Publisher` carries its bounded queue across reconnects, and owns no task
 while there is nothing to send. The protocols below say what the event service
@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pilotfleet.errors import ConnectionReset, PilotError, TimedOut
-from pilotfleet.protocol.address import Address, SocketAddress
-from pilotfleet.protocol.services.events import (
-    EVENT_PORT,
-    PUBLISHER_TOPIC,
-    encode_event,
-)
+from pilotfleet.transport.backoff import backoff_s
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+
+    from pilotfleet.protocol.address import Address, SocketAddress
+    from pilotfleet.services.events.links import Link
+    from pilotfleet.services.events.route import Route
 
 __all__ = [
     "BrokerAgent",
@@ -39,6 +39,8 @@ WRITE_SIZE: Final = 64 << 10
 """Events are written together up to this size."""
 RETRY_FIRST_S: Final = 0.5
 RETRY_MAX_S: Final = 30.0
+STALL_S: Final = 5.0
+"""A broker that takes nothing for so long is left for its stand-by."""
 
 
 class BrokerStream(Protocol):
@@ -58,8 +60,15 @@ class BrokerStream(Protocol):
     async def write(self, data: bytes) -> None:
         """Send, waiting while the window is full."""
 
+    @property
+    def unacknowledged_bytes(self) -> int:
+        """Bytes written that the other side may not have."""
+
     async def close(self) -> None:
         """End the connection after what was written."""
+
+    def abort(self) -> None:
+        """Break the connection off."""
 
 
 class BrokerAgent(Protocol):
@@ -110,8 +119,13 @@ class BrokerHost(Protocol):
 class BrokerConfig:
     """Limits of the event service."""
 
-    broker: str | None = None
-    """Name, address or number of the fleet's broker; none means the own node."""
+    brokers: tuple[str, ...] = ()
+    """Names, addresses or numbers of the fleet's broker and its stand-bys, in order;
+    none means the own node."""
+    roll_up: tuple[str, ...] = ()
+    """The broker above this one, and its stand-bys; none means there is none."""
+    roll_up_topics: tuple[str, ...] = ("fleet.*",)
+    """Patterns of the topics that it gets."""
     max_queued_events: int = 4096
     """For a subscriber or a publisher; more costs memory, fewer lose bursts."""
     max_queued_bytes: int = 4 << 20
@@ -141,6 +155,11 @@ class FrameQueue:
 
     def __len__(self) -> int:
         return len(self._frames)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all frames."""
+        return self._bytes
 
     def put(self, frame: bytes) -> None:
         self._frames.append(frame)
@@ -179,107 +198,197 @@ class FrameQueue:
 
 
 class Publisher:
-    """The lasting connection from one agent to one broker."""
+    """The lasting connection from one agent to the first of some brokers."""
 
     def __init__(
         self,
         host: BrokerHost,
-        agent: BrokerAgent,
-        broker: Address,
+        route: Route,
         config: BrokerConfig,
+        *,
+        gather_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Prepare it; nothing is connected yet.
+
+        Args:
+            host: Owns the tasks.
+            route: The way to the brokers.
+            config: Limits.
+            gather_s: How long events wait for others to be written with.
+            clock: A monotonic one.
+        """
         self._host = host
-        self._agent = agent
-        self._broker = broker
+        self._route = route
         self._config = config
+        self._gather_s = gather_s
+        self._clock = clock
         self._frames = FrameQueue(config)
         self._queued = 0
         self._written = 0
-        self._stream: BrokerStream | None = None
+        self._unsettled: deque[bytes] = deque()
+        """Written, and sent again if the link breaks."""
+        self._settled = 0
+        self._progress_at = 0.0
+        """When something settled, or nothing had to."""
+        self._link: Link | None = None
         self._is_sending = False
-        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._more = asyncio.Event()
+        self._waiters: deque[tuple[int, asyncio.Future[Address]]] = deque()
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits to be written."""
         return not self._is_sending and not self._frames
 
+    @property
+    def broker(self) -> Address | None:
+        """The broker in use, once there is one."""
+        return self._link.broker if self._link is not None else None
+
+    @property
+    def dropped(self) -> int:
+        """Events that gave way to younger ones."""
+        return self._frames.dropped
+
     async def aclose(self) -> None:
         """End the connection, if there is one."""
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            await stream.close()
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
+        await self._route.aclose()
 
-    async def send(self, frame: bytes, *, wait: bool) -> None:
-        """Queue a frame, and with ``wait`` return when it was written.
-
-        Raises:
-            Unavailable: With ``wait``: the broker cannot be reached, or not in
-                time. The frame is dropped: whoever was told so may publish again.
-        """
+    def post(self, frame: bytes) -> None:
+        """Queue a frame, and never wait."""
         self._frames.put(frame)
         self._queued += 1
-        written: asyncio.Future[None] | None = None
-        if wait:
-            written = asyncio.get_running_loop().create_future()
-            self._waiters.append((self._queued, written))
+        self._more.set()
         if not self._is_sending:
             self._is_sending = True
-            self._host.spawn(self._drain(), name=f"publish to {self._broker}")
-        if written is None:
-            return
+            self._host.spawn(self._drain(), name=f"publish to {self._route}")
+
+    async def send(self, frame: bytes) -> Address:
+        """Queue a frame; return the broker that it was written to.
+
+        Raises:
+            Unavailable: No broker can be reached, or not in time. The frame is
+                dropped: whoever was told so may publish again.
+        """
+        written: asyncio.Future[Address] = asyncio.get_running_loop().create_future()
+        self._waiters.append((self._queued + 1, written))
+        self.post(frame)
         try:
             async with asyncio.timeout(self._config.publish_timeout_s):
-                await written
+                return await written
         except TimeoutError as error:
-            raise TimedOut(f"broker {self._broker} did not take the event") from error
+            raise TimedOut(f"broker {self._route} did not take the event") from error
 
     async def _drain(self) -> None:
         """Write the queue, connecting again as often as needed."""
-        pause = RETRY_FIRST_S
+        failures = 0
         try:
-            while self._frames:
+            while self._frames or self._unsettled:
                 try:
                     await self._write_all()
-                    pause = RETRY_FIRST_S
+                    failures = 0
                 except PilotError as error:
+                    logger.info("broker %s: %s", self._route, error)
+                    self._restore()
+                    if self._route.may_retry:
+                        continue
                     # Whoever waits is told now; the other events stay for the retry.
-                    logger.info("broker %s: %s", self._broker, error)
-                    self._stream = None
                     self._fail(error)
-                    await asyncio.sleep(pause)
-                    pause = min(2 * pause, RETRY_MAX_S)
+                    failures += 1
+                    await asyncio.sleep(
+                        backoff_s(
+                            failures, first_s=RETRY_FIRST_S, longest_s=RETRY_MAX_S
+                        )
+                    )
         finally:
             self._is_sending = False
-            self._fail(ConnectionReset(f"publishing to {self._broker} ended"))
+            self._fail(ConnectionReset(f"publishing to {self._route} ended"))
 
     async def _write_all(self) -> None:
-        stream = await self._connected()
-        while self._frames:
+        while self._frames or self._unsettled:
+            link = await self._connected()
+            if self._unsettled and (not self._frames or self._route.has_better):
+                self._more.clear()
+                await self._within(link.wait_progress(self._more))
+                continue
+            if not self._frames:
+                return
+            if self._gather_s and self._frames.size < WRITE_SIZE:
+                await asyncio.sleep(self._gather_s)
             batch = self._frames.take()
             try:
-                await stream.write(b"".join(batch))
-            except PilotError:
+                await self._within(link.write(batch))
+            except BaseException:
                 self._frames.restore(batch)
                 raise
             self._written += len(batch)
-            self._confirm()
+            self._unsettled += batch
+            self._settle(link)
+            self._release(link.broker)
 
-    async def _connected(self) -> BrokerStream:
-        stream = self._stream
-        if stream is None or not stream.is_open:
-            stream = await self._agent.dial(SocketAddress(self._broker, EVENT_PORT))
-            self._stream = stream
-            await stream.write(encode_event(PUBLISHER_TOPIC))
-        return stream
+    def _check_progress(self, link: Link) -> None:
+        """Take note of what settled.
 
-    def _confirm(self) -> None:
+        Raises:
+            TimedOut: Nothing did for too long, and another broker stands by.
+        """
+        now = self._clock()
+        if self._settle(link) or not self._unsettled:
+            self._progress_at = now
+        elif self._route.has_standby and now - self._progress_at > STALL_S:
+            raise TimedOut(f"no progress in {STALL_S:g} s")
+
+    async def _within(self, work: Awaitable[None]) -> None:
+        """Wait for a link, but not for ever where another broker stands by."""
+        try:
+            async with asyncio.timeout(STALL_S if self._route.has_standby else None):
+                await work
+        except TimeoutError:
+            raise TimedOut(f"no progress in {STALL_S:g} s") from None
+
+    async def _connected(self) -> Link:
+        link = self._link
+        if link is not None and link.is_open:
+            self._route.look_back()
+            self._check_progress(link)
+            if self._unsettled or (better := self._route.take_better()) is None:
+                return link
+            await link.close()
+        else:
+            self._restore()
+            better = await self._route.connect()
+        self._link, self._settled = better, better.settled
+        self._progress_at = self._clock()
+        return better
+
+    def _settle(self, link: Link) -> int:
+        count = link.settled - self._settled
+        for _ in range(count):
+            self._unsettled.popleft()
+        self._settled += count
+        return count
+
+    def _restore(self) -> None:
+        """Give up the link, and take back what may not have arrived."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.abort()
+            self._route.fail()
+        self._written -= len(self._unsettled)
+        self._frames.restore(self._unsettled)
+        self._unsettled.clear()
+
+    def _release(self, broker: Address) -> None:
         """Release those whose frame was written, or gave way to newer ones."""
         done = self._written + self._frames.dropped
         while self._waiters and self._waiters[0][0] <= done:
             _, waiter = self._waiters.popleft()
             if not waiter.done():
-                waiter.set_result(None)
+                waiter.set_result(broker)
 
     def _fail(self, error: PilotError) -> None:
         """Tell everyone who waits that it did not work out, and drop their events."""

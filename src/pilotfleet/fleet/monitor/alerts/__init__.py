@@ -1,0 +1,1 @@
+"""Rules over the figures, and whom they tell."""

@@ -1,0 +1,1 @@
+"""Figures for other programs: Prometheus, OTLP, JSON lines."""

@@ -1,0 +1,1 @@
+"""What is known about a fleet, from its events and the registry. Performs no I/O."""

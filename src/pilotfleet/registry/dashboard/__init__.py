@@ -1,0 +1,1 @@
+"""What a rendezvous shows over HTTP: metrics, the public directory, its pages."""
