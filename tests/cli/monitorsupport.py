@@ -31,10 +31,12 @@ def start_hub(net: World) -> Program:
 
 
 @asynccontextmanager
-async def publisher(net: World) -> AsyncIterator[Publisher]:
+async def publisher(
+    net: World, daemon: str = "hub", *, broker: str | None = None
+) -> AsyncIterator[Publisher]:
     """Yield what publishes at the broker."""
-    async with await Agent.connect(net.socket("hub")) as agent:
-        yield Publisher(agent)
+    async with await Agent.connect(net.socket(daemon)) as agent:
+        yield Publisher(agent, broker)
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Publisher:
     """Publishes events as workers do."""
 
     agent: Agent
+    broker: str | None = None
     count: int = 0
 
     async def tasks(self, number: int, *, failed: int = 0) -> None:
@@ -55,13 +58,16 @@ class Publisher:
                 "ms": 12.0,
                 "at": time.time(),
             }
-            await self.agent.publish("fleet.task", {"tasks": [row]}, confirm=True)
+            await self._publish("fleet.task", {"tasks": [row]})
 
-    async def health(self, *names: str) -> None:
-        """Publish that agents are well."""
+    async def health(self, *names: str, status: str = "idle") -> None:
+        """Publish how agents are."""
         for name in names:
-            row = {"agent": name, "status": "idle", "interval_s": 60}
-            await self.agent.publish("fleet.health", row, confirm=True)
+            row = {"agent": name, "status": status, "interval_s": 60}
+            await self._publish("fleet.health", row)
+
+    async def _publish(self, topic: str, data: dict[str, Any]) -> None:
+        await self.agent.publish(topic, data, broker=self.broker, confirm=True)
 
 
 @dataclass
@@ -72,6 +78,7 @@ class Watched:
     flags: tuple[object, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     token: str = ""
+    daemon: str = "hub"
     program: Program | None = None
     http: str = ""
 
@@ -90,7 +97,7 @@ class Watched:
         return self.net.start(
             "monitor",
             BIN / "pilot-monitor",
-            *("--socket", self.net.socket("hub"), "--http", "127.0.0.1:0"),
+            *("--socket", self.net.socket(self.daemon), "--http", "127.0.0.1:0"),
             *self.flags,
             *flags,
             **self.env,

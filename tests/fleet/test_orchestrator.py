@@ -22,7 +22,7 @@ from tests.node.support import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
-    from tests.services.tasksupport import Node, TaskWorld
+    from tests.services.tasks.support import Node, TaskWorld
 
 SOON = RetryPolicy(first_pause_s=0.01, first_rest_s=0.01, longest_rest_s=0.05)
 

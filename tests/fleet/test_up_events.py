@@ -33,7 +33,7 @@ def test_the_commands_find_the_hub_of_the_fleet_that_runs() -> None:
         none = events(net, "publish", "--topic", "fleet.health", "--data", HEALTH)
         assert none.returncode == 1
         assert "daemon is not running" in none.stderr
-        up = fleet(net, "up", write_spec(net, 3))
+        up = fleet(net, "up", write_spec(net, "cat", count=3))
         assert up.returncode == 0, up.stderr
         try:
             sent = events(net, "publish", "--topic", "fleet.health", "--data", HEALTH)

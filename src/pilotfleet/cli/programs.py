@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pilotfleet.node.config import HostConfig
     from pilotfleet.node.host import Host
     from pilotfleet.services.events.log import EventLog
-    from pilotfleet.services.tasks import TaskConfig
+    from pilotfleet.services.tasks.service import TaskConfig
 
 __all__ = [
     "open_host",
@@ -91,14 +91,17 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
     from pilotfleet.node.host import Host
     from pilotfleet.protocol.services.dataexchange import DATA_EXCHANGE_PORT
     from pilotfleet.protocol.services.events import EVENT_PORT
-    from pilotfleet.services.dataexchange import DataExchange, DataExchangeConfig
+    from pilotfleet.services.dataexchange.mailbox import MailboxConfig
+    from pilotfleet.services.dataexchange.service import (
+        DataExchange,
+        DataExchangeConfig,
+    )
     from pilotfleet.services.echo import ECHO_PORT, serve_echo
     from pilotfleet.services.events.broker import EventBroker
     from pilotfleet.services.events.publisher import BrokerConfig
-    from pilotfleet.services.handshake import HandshakeService
-    from pilotfleet.services.mailbox import MailboxConfig
+    from pilotfleet.services.handshake.service import HandshakeService
     from pilotfleet.services.nodestatus import NodeStatus
-    from pilotfleet.services.tasks import TaskService
+    from pilotfleet.services.tasks.service import TaskService
     from pilotfleet.services.webhook import WebhookService
 
     host = Host(config)
@@ -161,9 +164,9 @@ def _is_member(host: Host, agent: Agent, node: int) -> bool:
 
 
 def _task_config(config: HostConfig) -> TaskConfig:
-    from pilotfleet.services.pologate import PoloGateConfig
-    from pilotfleet.services.taskfiles import TaskFiles
-    from pilotfleet.services.tasks import TaskConfig
+    from pilotfleet.services.polo.gate import PoloGateConfig
+    from pilotfleet.services.tasks.files import TaskFiles
+    from pilotfleet.services.tasks.service import TaskConfig
 
     folders = {agent.name: agent.home / TASK_FILES for agent in config.agents}
     return TaskConfig(

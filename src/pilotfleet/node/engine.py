@@ -88,7 +88,7 @@ class Engine(ABC):
         self.tunnels.relay_only = spec.relay_only
         if host.config.strict_dataplane_trust:
             self.tunnels.admits = self.admits_peer
-        self.streams = StreamEndpoint(0, rng=host.rng, config=host.stream_config)
+        self.streams = StreamEndpoint(0, rng=host.rng, config=host.stream_config(spec))
         self.streams.is_public = spec.is_public
         self.streams.listens_by_default = host.is_served
         # The two cores know nothing of each other; this and the events are all that

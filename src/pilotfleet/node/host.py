@@ -20,6 +20,7 @@ import os
 import random
 import socket
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pilotfleet.client.registry import RegistryClient
@@ -42,6 +43,7 @@ from pilotfleet.node.registration import Registrar
 from pilotfleet.node.rotation import KeyRotation
 from pilotfleet.node.routing import Routing
 from pilotfleet.node.supervisor import Supervisor
+from pilotfleet.protocol.services.events import EVENT_PORT
 from pilotfleet.protocol.services.webhook import Counters
 from pilotfleet.protocol.stream.config import StreamConfig
 from pilotfleet.protocol.stream.state import State
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from pilotfleet.node.config import HostConfig
+    from pilotfleet.node.config import AgentSpec, HostConfig
     from pilotfleet.node.engine import Engine
     from pilotfleet.node.ipc.session import IpcSession
     from pilotfleet.node.stream import Stream
@@ -78,6 +80,9 @@ EventSink: TypeAlias = "Callable[[Agent, str, dict[str, Any]], None]"
 
 SHARED_FILES: Final = 256
 """Open files beside the agents' sockets: registry, IPC clients, databases."""
+BROKER_SHARE: Final = 16
+"""A whole fleet publishes at its broker: so many times the connections of a port, and
+new streams in a second, of what another agent takes."""
 OPENING_BATCH: Final = 64
 """Agents made before the event loop has its turn."""
 PROGRESS_STEP: Final = 1000
@@ -122,13 +127,20 @@ class Host:
             reply_whitelist=config.reply_whitelist,
             rekey_whitelist=config.rekey_whitelist,
         )
-        self.stream_config = StreamConfig(
+        self._stream_config = StreamConfig(
             residence_s=config.time_wait_s,
             max_connections=config.max_connections,
             max_connections_per_port=config.max_connections_per_port,
             syn_rate=config.syn_rate,
             syn_whitelist=config.syn_whitelist,
             idle_timeout_s=config.idle_timeout_s,
+        )
+        self._broker_stream_config = replace(
+            self._stream_config,
+            max_connections_on={
+                EVENT_PORT: BROKER_SHARE * config.max_connections_per_port
+            },
+            syn_rate=BROKER_SHARE * config.syn_rate,
         )
         self.receive_buffer = bytearray(RECEIVE_BUFFER_SIZE)
         self.local_addresses: tuple[str, ...] = ()
@@ -183,6 +195,11 @@ class Host:
     def spawn(self, coro: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
         """Run a task that the host owns; its failure is logged, nothing more."""
         return self._supervisor.spawn(coro, name=name)
+
+    def stream_config(self, spec: AgentSpec) -> StreamConfig:
+        """Return the limits of an agent's streams."""
+        is_broker = {spec.name, spec.hostname} & set(self.config.brokers)
+        return self._broker_stream_config if is_broker else self._stream_config
 
     def serve(self, agent: Agent, stream: Stream) -> None:
         """Have the built-in service of the stream's port serve it."""

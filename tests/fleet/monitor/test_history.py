@@ -17,7 +17,7 @@ import pytest
 from pilotfleet.errors import Closed, StorageError
 from pilotfleet.fleet.monitor.figures import TrustChange
 from pilotfleet.fleet.monitor.history import file as historyfile
-from pilotfleet.fleet.monitor.history.history import AgentTasks, History, Retention
+from pilotfleet.fleet.monitor.history.history import History, Retention
 from tests.fleet.monitor.historysupport import NOON, Wall, query, sample
 
 if TYPE_CHECKING:
@@ -216,26 +216,18 @@ async def test_tags_beyond_the_bound_replace_the_silent_ones(
         assert any(value is not None for value in values) is is_there, tag
 
 
-async def test_trust_changes_and_agent_hours_are_kept(
+async def test_trust_changes_are_kept(
     history: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(historyfile, "MAX_TRUST_CHANGES", 5)
     changes = [TrustChange(NOON + n, "linked", "a", f"b{n}") for n in range(8)]
-    tasks = [AgentTasks("w1", NOON + 5, 2, 1), AgentTasks("w1", NOON + 3599, 1, 0)]
     for part in (slice(0, 3), slice(3, 8)):
         await history.store(
-            "f",
-            [],
-            state=b"",
-            positions={},
-            trust_changes=changes[part],
-            agents=tasks,
+            "f", [], state=b"", positions={}, trust_changes=changes[part]
         )
     assert await history.trust_changes("f") == changes[:2:-1]
     assert await history.trust_changes("f", limit=1) == changes[:6:-1]
     assert await history.trust_changes("other") == []
-    assert await history.agent_hours("f", "w1") == [AgentTasks("w1", NOON, 6, 2)]
-    assert await history.agent_hours("f", "w2") == []
 
 
 async def test_alerts_are_kept(history: History) -> None:

@@ -14,7 +14,7 @@ from tests.node.support import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.services.tasksupport import Node
+    from tests.services.tasks.support import Node
 
 __all__ = ["Desk", "Serving", "serving"]
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pilotfleet.client.daemon import DaemonClient
-    from tests.services.tasksupport import Node, TaskWorld
+    from tests.services.tasks.support import Node, TaskWorld
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tests.fleet.worker.test_runner import Pair
 from tests.node.support import eventually
 
 if TYPE_CHECKING:
-    from tests.services.tasksupport import TaskWorld
+    from tests.services.tasks.support import TaskWorld
 
 MODULE = "pilotfleet.fleet.worker.reports"
 

@@ -14,7 +14,7 @@ from tests.fleet.worker.support import Desk, serving
 from tests.node.support import eventually
 
 if TYPE_CHECKING:
-    from tests.services.tasksupport import Node, Program, TaskWorld
+    from tests.services.tasks.support import Node, Program, TaskWorld
 
 
 class Pair:

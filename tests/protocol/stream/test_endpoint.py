@@ -247,6 +247,18 @@ def test_connections_per_port_and_in_all_are_limited_by_resets() -> None:
         node.connect()
 
 
+def test_a_port_can_have_a_bound_of_its_own() -> None:
+    config = StreamConfig(max_connections_per_port=1, max_connections_on={78: 3})
+    _, node = lonely_node(config=config)
+    node.endpoint.listen(78)
+    for port in range(4):
+        node.inject(syn(port, dst_port=78))
+    assert flags_sent(node) == [SYN_ACK, SYN_ACK, SYN_ACK, Flag.RST]
+    for port in range(2):
+        node.inject(syn(port))
+    assert flags_sent(node) == [SYN_ACK, Flag.RST]
+
+
 def test_finished_connections_do_not_count() -> None:
     _, node = lonely_node(config=StreamConfig(max_connections_per_port=1))
     accept_from_peer(node)

@@ -20,9 +20,7 @@ from pilotfleet.errors import (
     InvalidArgument,
     NotFound,
     NotSupported,
-    PilotError,
 )
-from pilotfleet.fleet.agent import Agent
 from pilotfleet.fleet.monitor.alerts.desk import AlertDesk
 from pilotfleet.fleet.monitor.alerts.rules import load_rules
 from pilotfleet.fleet.monitor.alerts.values import SourceValues
@@ -261,18 +259,7 @@ class Monitor:
             logger.info("%d rules of alerts are in use", len(rules))
 
     async def _publish(self, fleet: str, topic: str, payload: bytes) -> None:
-        """Publish an alert at the broker of its fleet, or at a stand-by."""
-        config = self._config
-        *others, last = self._watches[fleet].brokers
-        async with await Agent.connect(config.socket, name=config.agent) as agent:
-            for broker in others:
-                try:
-                    await agent.publish(topic, payload, broker=broker)
-                except PilotError as error:
-                    logger.debug("broker %s takes no alert: %s", broker, error)
-                else:
-                    return
-            await agent.publish(topic, payload, broker=last)
+        await self._watches[fleet].publish(topic, payload)
 
     def _open_outputs(self) -> dict[str, Callable[[], Awaitable[None]]]:
         config = self._config

@@ -8,7 +8,8 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
-from pilotfleet.errors import DecodeError, PilotError
+from pilotfleet.errors import DecodeError, NotSupported, PilotError
+from pilotfleet.fleet.agent import Agent
 from pilotfleet.fleet.monitor.feed import FeedConfig, FleetFeed
 from pilotfleet.fleet.monitor.view.fleetview import FleetView
 
@@ -139,6 +140,25 @@ class Watch:
                 return
         await self._feed.save()
 
+    async def publish(self, topic: str, payload: bytes) -> None:
+        """Publish an alert of the fleet; confirmed, where the broker can.
+
+        Raises:
+            PilotError: No broker of the fleet took it.
+        """
+        config, heard = self._config, self._feed.following
+        # One that is away would be waited for longer than a delivery may take.
+        *others, last = sorted(self.brokers, key=lambda name: name not in heard)
+        async with await Agent.connect(config.socket, name=config.agent) as agent:
+            for broker in others:
+                try:
+                    await _publish_at(agent, broker, topic, payload)
+                except PilotError as error:
+                    logger.debug("broker %s takes no alert: %s", broker, error)
+                else:
+                    return
+            await _publish_at(agent, last, topic, payload)
+
     def _on_event(self, broker: str, topic: str, payload: bytes, at: float) -> None:
         self._health.last_event[self.fleet] = at
         for listener in self.listeners:
@@ -166,6 +186,14 @@ class Watch:
         # One that began before the end was asked for lacks what came since.
         if is_last:
             self._stored.set()
+
+
+async def _publish_at(agent: Agent, broker: str, topic: str, payload: bytes) -> None:
+    try:
+        await agent.publish(topic, payload, broker=broker, confirm=True)
+    except NotSupported:
+        # An official broker gets it as it can.
+        await agent.publish(topic, payload, broker=broker)
 
 
 def fleet_name(broker: str) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["MAX_SEGMENT", "NEVER", "SEGMENT", "StreamConfig"]
 
@@ -56,6 +59,8 @@ class StreamConfig:
     """Finished connections kept; beyond it the oldest leave early."""
     max_connections: int = 65536
     max_connections_per_port: int = 1024
+    max_connections_on: Mapping[int, int] = field(default_factory=dict)
+    """The same for single ports that have another bound."""
     accept_backlog: int = 64
     """Accepted streams per port that nobody has taken over yet."""
     max_waiting_syns: int = 256

@@ -289,8 +289,9 @@ class StreamEndpoint:
         if not is_exempt and not self._open_gate(now).allows(packet.src_node, now):
             table.emit(SynDropped(packet, SynCause.RATE))
             return
+        most = config.max_connections_on.get(port, config.max_connections_per_port)
         if (
-            table.count_on_port(port) >= config.max_connections_per_port
+            table.count_on_port(port) >= most
             or len(table.active) >= config.max_connections
         ):
             self._refuse(packet, now)

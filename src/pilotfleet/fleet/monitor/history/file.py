@@ -19,7 +19,6 @@ from pilotfleet.fleet.monitor.figures import TrustChange
 from pilotfleet.fleet.monitor.history.prune import Pruner
 from pilotfleet.fleet.monitor.history.rows import fold_all, upsert
 from pilotfleet.fleet.monitor.history.schema import (
-    HOURS,
     RESOLUTIONS,
     SECONDS,
     SUBJECT,
@@ -38,12 +37,12 @@ if TYPE_CHECKING:
     from pilotfleet.fleet.monitor.history.schema import Resolution
     from pilotfleet.fleet.monitor.samples import Sample
 
-__all__ = ["AgentTasks", "HistoryFile", "Saved"]
+__all__ = ["HistoryFile", "Saved"]
 
 MAX_AHEAD_S: Final = 86_400.0
 """A sample of a later time is of a wrong clock: it would outlive all others."""
 MAX_WAITING: Final = 20_000
-"""Samples, and rows of agents, in memory for each fleet while the disk refuses."""
+"""Samples in memory for each fleet while the disk refuses."""
 MAX_TRUST_CHANGES: Final = 10_000
 """Kept of each fleet."""
 MAX_SUBJECTS: Final = 1_000
@@ -63,16 +62,6 @@ class Saved(NamedTuple):
     saved_at: float
 
 
-class AgentTasks(NamedTuple):
-    """Tasks of one agent that ended since the last row of it."""
-
-    agent: str
-    at: float
-    """Falls into the hour that they are counted in."""
-    completed: int
-    failed: int
-
-
 @dataclass(slots=True)
 class _Waiting:
     """What of one fleet is not on the disk yet."""
@@ -80,7 +69,6 @@ class _Waiting:
     state: bytes = b""
     positions: dict[str, tuple[str, int]] = field(default_factory=dict)
     samples: deque[Sample] = field(default_factory=deque)
-    agents: deque[AgentTasks] = field(default_factory=deque)
     changes: deque[TrustChange] = field(
         default_factory=lambda: deque(maxlen=MAX_TRUST_CHANGES)
     )
@@ -133,7 +121,6 @@ class HistoryFile:
         state: bytes,
         positions: Mapping[str, tuple[str, int]],
         changes: Sequence[TrustChange],
-        agents: Sequence[AgentTasks],
         now: float,
     ) -> None:
         """Write all that waits in one transaction; when that fails, it goes on waiting.
@@ -145,11 +132,8 @@ class HistoryFile:
         sound = [each for each in samples if 0 <= each.second <= now + MAX_AHEAD_S]
         self.refused += len(samples) - len(sound)
         waiting.samples.extend(sound)
-        waiting.agents.extend(
-            each for each in agents if 0 <= each.at <= now + MAX_AHEAD_S
-        )
         waiting.changes.extend(changes)
-        self.lost += _shorten(waiting.samples) + _shorten(waiting.agents)
+        self.lost += _shorten(waiting.samples)
         # A clock of ours that is wrong must not make all history look too old.
         newest = min(now, max((each.second for each in sound), default=now))
         self._commit(now, newest)
@@ -201,17 +185,6 @@ class HistoryFile:
             self._newest[resolution] = max(
                 self._newest[resolution], *(at for _, at in rows), -1
             )
-        hour = HOURS.unit_s
-        database.executemany(
-            "INSERT INTO agent_hours VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT (fleet, agent, at) DO UPDATE SET"
-            " completed = completed + excluded.completed,"
-            " failed = failed + excluded.failed",
-            [
-                (fleet, each.agent, int(each.at // hour * hour), *each[2:])
-                for each in waiting.agents
-            ],
-        )
         self._write_changes(fleet, waiting.changes)
         database.execute(
             "INSERT INTO fleets (name, state, positions, saved_at) VALUES (?, ?, ?, ?)"
@@ -348,15 +321,6 @@ class HistoryFile:
             (fleet, limit),
         )
         return [TrustChange(*row) for row in rows]
-
-    def agent_hours(self, fleet: str, agent: str) -> list[AgentTasks]:
-        """Return the hours of an agent in which tasks of it ended, oldest first."""
-        rows = self._database.execute(
-            "SELECT agent, at, completed, failed FROM agent_hours"
-            " WHERE fleet = ? AND agent = ? ORDER BY at",
-            (fleet, agent),
-        )
-        return [AgentTasks(*row) for row in rows]
 
     def select(
         self, fleet: str, tag: str, query: str, values: dict[str, Any]

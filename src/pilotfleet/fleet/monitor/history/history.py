@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from pilotfleet.errors import Closed
-from pilotfleet.fleet.monitor.history.file import AgentTasks, HistoryFile, Saved
+from pilotfleet.fleet.monitor.history.file import HistoryFile, Saved
 from pilotfleet.fleet.monitor.history.prune import Retention
 from pilotfleet.fleet.monitor.history.schema import translated
 from pilotfleet.fleet.monitor.history.series import plan_series, read_series
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pilotfleet.fleet.monitor.figures import Series, TrustChange
     from pilotfleet.fleet.monitor.samples import Sample
 
-__all__ = ["AgentTasks", "History", "Retention", "Saved"]
+__all__ = ["History", "Retention", "Saved"]
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,6 @@ class History:
         state: bytes,
         positions: Mapping[str, tuple[str, int]],
         trust_changes: Sequence[TrustChange] = (),
-        agents: Sequence[AgentTasks] = (),
     ) -> bool:
         """Write what belongs together in one transaction.
 
@@ -119,8 +118,6 @@ class History:
             state: What the view goes on with.
             positions: The logs of the brokers, and where in them the state is.
             trust_changes: Since the last call.
-            agents: Tasks of single agents since the last call that named them. For
-                thousands of agents, once a minute is often enough.
 
         Returns:
             False when the disk refuses: then it waits in memory and is written with a
@@ -134,7 +131,6 @@ class History:
             state,
             dict(positions),
             list(trust_changes),
-            list(agents),
             self._wall(),
         )
         return await self._write(store)
@@ -187,14 +183,6 @@ class History:
             StorageError: The file cannot be read.
         """
         return await self._read(partial(self._opened().trust_changes, fleet, limit))
-
-    async def agent_hours(self, fleet: str, agent: str) -> Sequence[AgentTasks]:
-        """Return the hours in which tasks of an agent ended, oldest first.
-
-        Raises:
-            StorageError: The file cannot be read.
-        """
-        return await self._read(partial(self._opened().agent_hours, fleet, agent))
 
     async def store_alerts(self, state: bytes) -> bool:
         """Keep what the alerts go on with; False when the disk refuses."""

@@ -73,14 +73,12 @@ class Pruner:
         for resolution in RESOLUTIONS:
             oldest = now - self._retention.of(resolution)
             yield resolution.table, oldest - resolution.unit_s
-        yield "agent_hours", now - self._retention.minutes_s
 
     def _remove(self, table: str, before: float) -> int:
-        key = "fleet, agent, at" if table == "agent_hours" else "id"
         with transaction(self._database):
             return self._database.execute(
-                f"DELETE FROM {table} WHERE ({key}) IN"
-                f" (SELECT {key} FROM {table} WHERE at < ? ORDER BY at LIMIT ?)",
+                f"DELETE FROM {table} WHERE id IN"
+                f" (SELECT id FROM {table} WHERE at < ? ORDER BY at LIMIT ?)",
                 (before, PRUNE_STEP),
             ).rowcount
 
@@ -89,10 +87,9 @@ class Pruner:
         used = self._number("page_count") - self._number("freelist_count")
         if used * self._number("page_size") <= self._retention.max_bytes:
             return False
-        tables = ("hours", "minutes", "seconds", "agent_hours")
         ages = [
             (row[0], table)
-            for table in tables
+            for table in (resolution.table for resolution in RESOLUTIONS)
             for row in self._database.execute(f"SELECT min(at) FROM {table}")
             if row[0] is not None
         ]

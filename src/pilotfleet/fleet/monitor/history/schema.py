@@ -96,12 +96,6 @@ CREATE TABLE IF NOT EXISTS subjects (
     UNIQUE (fleet, tag)
 );
 {"".join(_table(resolution.table) for resolution in RESOLUTIONS)}
-CREATE TABLE IF NOT EXISTS agent_hours (
-    fleet TEXT NOT NULL, agent TEXT NOT NULL, at INTEGER NOT NULL,
-    completed INTEGER NOT NULL, failed INTEGER NOT NULL,
-    PRIMARY KEY (fleet, agent, at)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS agent_hours_by_time ON agent_hours (at);
 CREATE TABLE IF NOT EXISTS trust_changes (
     id INTEGER PRIMARY KEY, fleet TEXT NOT NULL, at REAL NOT NULL,
     change TEXT NOT NULL, one TEXT NOT NULL, other TEXT NOT NULL

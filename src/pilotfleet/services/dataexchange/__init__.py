@@ -1,0 +1,1 @@
+"""Data exchange on port 1001: messages, files, the inbox."""

@@ -1,0 +1,1 @@
+"""Trust handshakes on port 444."""

@@ -1,0 +1,1 @@
+"""Reputation: receipts for tasks, their delivery, and the gate."""
