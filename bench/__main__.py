@@ -12,7 +12,19 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from bench import events, memory, mesh, patterns, polo, recovery, report, tasks, tunnel
+from bench import (
+    events,
+    memory,
+    mesh,
+    monitor,
+    pages,
+    patterns,
+    polo,
+    recovery,
+    report,
+    tasks,
+    tunnel,
+)
 from bench.options import PATTERNS, QUICK_WORKERS, WORKERS, Options
 
 if TYPE_CHECKING:
@@ -38,6 +50,8 @@ BENCHMARKS: dict[str, Callable[[Options], list[Table]]] = {
     "mesh": mesh.measure,
     "polo": polo.measure,
     "events": events.measure,
+    "monitor": monitor.measure,
+    "pages": pages.measure,
 }
 
 

@@ -55,6 +55,7 @@ MANY = 10_000
 INTERVAL_S = 10.0
 FIRST_ROUND_S = 40.0
 """All publishers connect in this time: 250 new tunnels a second."""
+AT_ONCE = 64
 MEASURED_S = 30
 SETTLE_S = 2.0
 
@@ -252,12 +253,15 @@ def _many_publishers(agents: int, options: Options) -> Table:
         )
         row = uvloop.run(_publish_in_turns(net, agents, pid, options))
     columns = (
-        *("publishers", "events/s", "events lost", "broker's CPU %"),
+        *("publishers", "all heard after s", "events/s", "events lost"),
+        "broker's CPU %",
         *("broker's CPU µs per event", "broker's RSS MiB"),
     )
     note = (
         "Every agent has a tunnel and a stream of its own to the broker and publishes"
-        f" its health each {INTERVAL_S:g} s; one subscriber takes all of it."
+        f" its health each {INTERVAL_S:g} s; one subscriber takes all of it. All heard:"
+        f" from the first publication, with {MANY / FIRST_ROUND_S:g} new tunnels a"
+        " second; what is lost counts from there on. RSS: of the whole daemon."
     )
     return Table("Many publishers at one broker", columns, [row], note)
 
@@ -271,39 +275,50 @@ async def _publish_in_turns(
         far = await stack.enter_async_context(
             await DaemonClient.connect(net.socket("far"))
         )
+        # Nothing answers a subscription, and what came before it would count as lost.
+        while not data_of(net.ctl("hub", "events", "status"))["subscribers"]:
+            await asyncio.sleep(PROBE_S)
         received = _Counter(reader, len(encode_event(TOPIC, _health(1))))
         reading = asyncio.create_task(received.run())
+        started = time.perf_counter()
         await _publish(far, agents, count=agents, seconds=FIRST_ROUND_S * agents / MANY)
         await received.settle(agents)
-        before, seconds = received.events, options.scaled(MEASURED_S)
+        first_s, seconds = received.last_at - started, options.scaled(MEASURED_S)
         count = round(agents * seconds / INTERVAL_S)
         started, used_s = time.perf_counter(), cpu_s([pid])
         await _publish(far, agents, count=count, seconds=seconds)
         elapsed, used_s = time.perf_counter() - started, cpu_s([pid]) - used_s
-        await received.settle(before + count)
-        lost = before + count - received.events
+        await received.settle(agents + count)
+        lost = agents + count - received.events
         rss_mib = memory([pid]).rss_kib / 1024
         reading.cancel()
     share_of_core, each_us = 100 * used_s / elapsed, 1e6 * used_s / count
-    return agents, count / elapsed, lost, share_of_core, each_us, rss_mib
+    return agents, first_s, count / elapsed, lost, share_of_core, each_us, rss_mib
 
 
 async def _publish(
     client: DaemonClient, agents: int, *, count: int, seconds: float
 ) -> None:
-    """Publish in turns and in equal steps."""
-    started = time.perf_counter()
-    for number in range(count):
-        ahead = started + seconds * number / count - time.perf_counter()
-        if ahead > 0:
-            await asyncio.sleep(ahead)
-        await client.call(
-            "publish",
-            agent=f"p-{number % agents + 1}",
-            topic=TOPIC,
-            data=_health(number % agents).decode(),
-            wait=False,
+    """Publish in turns and in equal steps; what is late, some at a time."""
+    started, done = time.perf_counter(), 0
+    while done < count:
+        passed_s = time.perf_counter() - started
+        due = min(count, done + AT_ONCE, int(count * passed_s / seconds) + 1)
+        await asyncio.gather(
+            *(
+                client.call(
+                    "publish",
+                    agent=f"p-{number % agents + 1}",
+                    topic=TOPIC,
+                    data=_health(number % agents).decode(),
+                    wait=False,
+                )
+                for number in range(done, due)
+            )
         )
+        done = due
+        ahead = started + seconds * done / count - time.perf_counter()
+        await asyncio.sleep(max(0.0, ahead))
 
 
 class _Counter:
@@ -313,6 +328,8 @@ class _Counter:
         self._stream = stream
         self._size = size
         self._bytes = 0
+        self.last_at = 0.0
+        """When the last of them came."""
 
     @property
     def events(self) -> int:
@@ -321,6 +338,7 @@ class _Counter:
     async def run(self) -> None:
         while data := await self._stream.read():
             self._bytes += len(data)
+            self.last_at = time.perf_counter()
 
     async def settle(self, expected: int) -> None:
         """Return when so many have come, or none came for a while."""

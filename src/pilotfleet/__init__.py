@@ -12,10 +12,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Agent",
+    "Event",
     "Fleet",
+    "FleetSubscription",
     "FoundAgent",
     "Job",
+    "Mark",
     "PilotError",
+    "Received",
+    "Subscription",
     "TaskHandle",
     "TaskLine",
     "TaskResult",
@@ -25,10 +30,15 @@ __all__ = [
 # every layer above all that need the version.
 _MODULES = {
     "Agent": "fleet.agent",
+    "Event": "protocol.services.events",
     "Fleet": "fleet.fleet",
+    "FleetSubscription": "fleet.subscription",
     "FoundAgent": "fleet.agent",
     "Job": "fleet.worker.job",
+    "Mark": "fleet.subscription",
     "PilotError": "errors",
+    "Received": "fleet.subscription",
+    "Subscription": "fleet.subscription",
     "TaskHandle": "fleet.submissions",
     "TaskLine": "fleet.taskfile",
     "TaskResult": "fleet.schedule",

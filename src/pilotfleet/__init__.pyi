@@ -6,8 +6,13 @@ from pilotfleet.fleet.agent import FoundAgent as FoundAgent
 from pilotfleet.fleet.fleet import Fleet as Fleet
 from pilotfleet.fleet.schedule import TaskResult as TaskResult
 from pilotfleet.fleet.submissions import TaskHandle as TaskHandle
+from pilotfleet.fleet.subscription import FleetSubscription as FleetSubscription
+from pilotfleet.fleet.subscription import Mark as Mark
+from pilotfleet.fleet.subscription import Received as Received
+from pilotfleet.fleet.subscription import Subscription as Subscription
 from pilotfleet.fleet.taskfile import TaskLine as TaskLine
 from pilotfleet.fleet.worker.job import Job as Job
+from pilotfleet.protocol.services.events import Event as Event
 
 __all__: list[str]
 __version__: str

@@ -79,6 +79,7 @@ class Watched:
     env: dict[str, str] = field(default_factory=dict)
     token: str = ""
     daemon: str = "hub"
+    fleet: str = FLEET
     program: Program | None = None
     http: str = ""
 
@@ -89,7 +90,7 @@ class Watched:
         self.program = self.launch("--ready-file", ready)
         self.program.wait_until(ready.exists)
         state = json.loads(ready.read_text())
-        assert state["fleets"] == [FLEET]
+        assert state["fleets"] == [self.fleet]
         self.http = state["http"]
 
     def launch(self, *flags: object) -> Program:
@@ -136,7 +137,7 @@ class Watched:
 
     def figures(self) -> dict[str, Any]:
         """Return the figures of now."""
-        path = f"/api/fleets/{FLEET}/figures"
+        path = f"/api/fleets/{self.fleet}/figures"
         figures: dict[str, Any] = json.loads(self.get(path))
         return figures
 

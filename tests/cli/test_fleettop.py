@@ -109,6 +109,11 @@ def test_token_and_name_are_needed_where_they_are(
         (("--monitor", "http://x", "--token-file", "/nowhere"), "cannot read"),
         (("--token-file", "x"), "goes with --monitor"),
         (("--interval", "1ms"), "at least 0.1s"),
+        (("--interval", "99999999999999h"), "at most 24h"),
+        (("--monitor", "http://127.0.0.1:1/\u00fc"), "not an http"),
+        (("--monitor", "http://a..b"), "not an http"),
+        (("--monitor", f"http://{'a' * 300}"), "not an http"),
+        (("--monitor", "http://me:sesame@127.0.0.1:1"), "--token-file"),
     ],
 )
 def test_what_cannot_be_asked(

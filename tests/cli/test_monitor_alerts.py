@@ -147,8 +147,8 @@ async def test_an_alert_goes_to_the_stand_by_while_the_hub_is_away(net: World) -
     crew = ("--join", str(data_of(made)["network_id"]), *PRIVATE_FLEET)
     brokers = "words-hub,words-spare"
     for name in ("spare", "watcher"):
-        flags = ("--hostname", f"words-{name}", "--broker", brokers, *crew)
-        net.start_daemon(name, *flags)
+        host = ("--hostname", f"words-{name}", "--broker", brokers, *crew)
+        net.start_daemon(name, *host)
     rules = net.home / "rules.toml"
     rules.write_text(RULE.format(targets='["topic:alerts.x"]'))
     flags = ("--home", net.home / "history", "--alerts", rules, "--broker", brokers)

@@ -20,11 +20,12 @@ ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = ROOT / "docs" / "howto" / "python-api.md"
 LIMIT_S: Final = 120.0
 PROGRAMS: Final = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.S | re.M)
-TITLES: Final = ["agent", "tasks", "events", "fleet", "patterns", "errors"]
+TITLES: Final = ["agent", "tasks", "events", "marks", "fleet", "patterns", "errors"]
 SAID: Final = {
     "agent": ["found ann ['greeter']", "b'hello ann'"],
     "tasks": ["SUCCEEDED 3", "FAILED ValueError: there is nothing to count"],
     "events": ['news.weather {"sun":true}', "news.late good night"],
+    "marks": ["after 2: while nobody listened"],
     "fleet": ["2 2", "poem SUCCEEDED by worker-", "6 agents"],
     "patterns": ["task-5 TEXT 5"],
     "errors": ["not_running - daemon is not running"],

@@ -219,3 +219,63 @@ def test_a_fleet_with_a_monitor_has_one_beside_its_hub() -> None:
         spec({"count": 400}, fleet={"listen": "10.0.0.1"}, monitor={}), Part(2, 2)
     )
     assert "monitor" not in names(parts)
+
+
+@pytest.mark.parametrize(
+    ("events", "count", "expected"),
+    [
+        (None, 5, "fleet-hub,worker-1"),
+        ({}, 5, "fleet-hub,worker-1"),
+        ({"standby": 0}, 5, "fleet-hub"),
+        ({"standby": 2}, 5, "fleet-hub,worker-1,worker-3"),
+        ({"standby": 3}, 5, "fleet-hub,worker-1,worker-3,worker-5"),
+        # Two brokers of one program would go away together.
+        ({"standby": 3}, 4, "fleet-hub,worker-1,worker-3"),
+    ],
+)
+def test_first_workers_of_groups_stand_by_for_the_hubs_broker(
+    events: dict[str, Any] | None, count: int, expected: str
+) -> None:
+    tables: dict[str, Any] = {"monitor": {}}
+    if events is not None:
+        tables["events"] = events
+    made = spec({"count": count, "per_process": 2}, **tables)
+    plan = plan_fleet(made)
+    told = [member for member in plan if "--broker" in member.arguments]
+    # All who publish or listen know the same brokers in the same order.
+    assert {value(member, "--broker") for member in told} == {expected}
+    assert names(tuple(told)) == [
+        *("hub", "monitor"),
+        *(name for name in names(plan) if name.startswith("group-")),
+    ]
+    assert not any("--roll-up" in member.arguments for member in plan)
+
+
+def test_machines_of_a_fleet_agree_on_its_brokers() -> None:
+    made = spec({"count": 900}, fleet={"listen": "10.0.0.1"}, events={"standby": 3})
+    told = {
+        value(member, "--broker")
+        for index in (1, 2, 3)
+        for member in plan_fleet(made, Part(index, 3))
+        if "--broker" in member.arguments
+    }
+    assert told == {"fleet-hub,worker-1,worker-201,worker-401"}
+
+
+def test_clusters_publish_to_their_own_broker_which_rolls_up_to_the_hub() -> None:
+    made = spec(
+        {"count": 4},
+        fleet={"pattern": "hierarchical"},
+        hierarchy={"cluster_size": 2},
+        events={"standby": 3},
+    )
+    members = by_name(plan_fleet(made))
+    assert value(members["hub"], "--broker") == "fleet-hub"
+    assert "--roll-up" not in members["hub"].arguments
+    for number in (1, 2):
+        for name in (f"group-{number}", f"sub-{number}"):
+            # The hub is what stands by, and there are no other stand-bys.
+            expected = f"fleet-sub-{number},fleet-hub"
+            assert value(members[name], "--broker") == expected
+            assert value(members[name], "--roll-up") == "fleet-hub"
+            assert value(members[name], "--roll-up-topic") == "*"

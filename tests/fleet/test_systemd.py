@@ -12,6 +12,7 @@ import pytest
 from pilotfleet.errors import ConfigError
 from pilotfleet.fleet.plan import Part
 from pilotfleet.fleet.spec import (
+    EventsSection,
     FleetSection,
     FleetSpec,
     MonitorSection,
@@ -61,6 +62,29 @@ def test_the_monitor_shows_pages_and_keeps_its_history_with_the_others() -> None
     assert "--http 10.0.0.1:80" in unit
     assert '--alerts "/a b"' in unit
     assert "--http-token-file /t" in unit
+
+
+@pytest.mark.parametrize(
+    ("standby", "parts", "brokers"),
+    [
+        # The only daemon of one machine cannot stand by for itself.
+        (3, 1, "batch-hub"),
+        (1, 3, "batch-hub,batch-worker-17"),
+        (3, 3, "batch-hub,batch-worker-17,batch-worker-34"),
+        (0, 3, "batch-hub"),
+    ],
+)
+def test_first_workers_of_other_machines_stand_by_for_the_hubs_broker(
+    standby: int, parts: int, brokers: str
+) -> None:
+    spec = msgspec.structs.replace(
+        make_spec(count=50, rendezvous="10.0.0.1:9000"),
+        events=EventsSection(standby=standby),
+    )
+    for index in range(1, parts + 1):
+        files = units(spec, part=Part(index, parts))
+        for unit in ("pilot-daemon.service", "pilot-monitor.service"):
+            assert f"--broker {brokers} " in files[unit].replace("\n", " ")
 
 
 @pytest.mark.parametrize("secret", ["PILOT_ADMIN_TOKEN", "admin.env"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import pytest
 from pilotfleet.errors import (
     AlreadyExists,
     ConfigError,
+    ConnectionRefused,
     ConnectionReset,
     InvalidArgument,
     NotFound,
@@ -24,8 +26,10 @@ from pilotfleet.node import reactions, registration
 from pilotfleet.node.config import HostConfig, NetworkToJoin
 from pilotfleet.node.engine import MAX_PATH_ERRORS
 from pilotfleet.node.filelimit import require_open_files
-from pilotfleet.node.host import Host
+from pilotfleet.node.host import BROKER_SHARE, Host
 from pilotfleet.protocol.address import SocketAddress
+from pilotfleet.protocol.services.events import EVENT_PORT
+from pilotfleet.services.echo import serve_echo
 from tests.node.support import (
     ADMIN_TOKEN,
     World,
@@ -65,6 +69,30 @@ async def test_a_mebibyte_comes_back_unchanged(world: World) -> None:
     data = os.urandom(1 << 20)
     async with world.host("a", "alice") as a, world.host("b", "bob") as b:
         assert await echo(a.default_agent, b.default_agent, data) == data
+
+
+async def test_the_brokers_of_the_fleet_take_more_publishers(world: World) -> None:
+    settings = {"brokers": ("hub", "spare"), "max_connections_per_port": 1}
+    here = world.host("a", "hub", "other", **settings)
+    here.services[EVENT_PORT] = serve_echo
+    async with here, world.host("b", "bob") as there:
+        hub, other, bob = *here.agents.values(), there.default_agent
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(BROKER_SHARE):
+                await stack.enter_async_context(await dial_event_port(bob, hub))
+            with pytest.raises(ConnectionRefused):
+                await dial_event_port(bob, hub)
+            await stack.enter_async_context(await dial_event_port(bob, other))
+            with pytest.raises(ConnectionRefused):
+                await dial_event_port(bob, other)
+            # It is for events alone.
+            await stack.enter_async_context(await dial_echo(bob, hub))
+            with pytest.raises(ConnectionRefused):
+                await dial_echo(bob, hub)
+
+
+async def dial_event_port(source: Agent, target: Agent) -> Stream:
+    return await source.dial(SocketAddress(target.address, EVENT_PORT), timeout=20)
 
 
 async def test_a_hundred_agents_in_one_host_are_found_and_answer(world: World) -> None:

@@ -53,6 +53,7 @@ class Chromium:
         *,
         scheme: Literal["light", "dark"] = "light",
         is_calm: bool = False,
+        has_forced_colors: bool = False,
         expected: str | None = None,
     ) -> Iterator[Page]:
         """Yield an empty page; at the end it must have had nothing to complain about.
@@ -61,12 +62,14 @@ class Chromium:
             size: Width and height.
             scheme: What the user prefers.
             is_calm: Whether the user prefers less motion.
-            expected: Part of the one complaint that the test provokes.
+            has_forced_colors: Whether the user has chosen all colours.
+            expected: Part of each complaint that the test provokes.
         """
         context = self._browser.new_context(
             viewport={"width": size[0], "height": size[1]},
             color_scheme=scheme,
             reduced_motion="reduce" if is_calm else "no-preference",
+            forced_colors="active" if has_forced_colors else "none",
         )
         context.set_default_timeout(WAIT_MS)
         page = context.new_page()

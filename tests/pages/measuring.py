@@ -26,10 +26,15 @@ if TYPE_CHECKING:
 __all__ = ["BigFleet", "measure"]
 
 SCROLL: Final = Path(__file__).with_name("scroll.js").read_text()
-SCROLL_S: Final = 6
+SCROLL_S: Final = 6.0
 SPEEDS: Final = {"idle": 0, "scroll": 3_000, "throw": 120_000}
 """Pixels in a second: nothing, a wheel turned fast, and the bar drawn to the end."""
-WATCH_S: Final = 10
+WATCH_S: Final = 10.0
+FAILED: Final = 28
+CHANGES: Final = 20
+SEES_FAILED: Final = """(count) =>
+  [...document.querySelectorAll("#figure-tasks .row div")]
+    .some((item) => item.textContent === `failed${count}`)"""
 INTERVAL_S: Final = 10.0
 BATCHES: Final = 20
 """A second of events comes in so many pieces."""
@@ -42,14 +47,33 @@ class BigFleet(ViewSource):
     def __init__(self, agents: int) -> None:
         tags = ("worker", "text", "gpu")
         super().__init__(
-            filled_source(agents, completed=400, failed=28, tags=tags).view
+            filled_source(agents, completed=400, failed=FAILED, tags=tags).view
         )
         self._agents = agents
         self._at = self.view.now
         self._series = [float(n % 97) for n in range(900)]
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._failed = FAILED
+
+    def fail_task(self) -> int:
+        """Publish that a task failed; return how many have. From any thread."""
+        assert self._loop is not None
+        self._failed += 1
+        row = {
+            "agent": "worker-1",
+            "task_id": f"failed-{self._failed}",
+            "status": "FAILED",
+            "ms": 12.0,
+            "at": self._at,
+        }
+        self._loop.call_soon_threadsafe(
+            lambda: publish(self.view, "fleet.task", at=self._at, tasks=[row])
+        )
+        return self._failed
 
     async def feed(self) -> None:
         """Let time go on."""
+        self._loop = asyncio.get_running_loop()
         number, step = 0, 1 / BATCHES
         share = int(self._agents / INTERVAL_S / BATCHES)
         while True:
@@ -87,37 +111,71 @@ class BigFleet(ViewSource):
         return Series(1, times, {metric: tuple(self._series) for metric in metrics})
 
 
-def measure(chromium: Chromium, agents: int) -> dict[str, Any]:
-    """Return what the pages took, in milliseconds."""
+def measure(
+    chromium: Chromium,
+    agents: int,
+    *,
+    watch_s: float = WATCH_S,
+    scroll_s: float = SCROLL_S,
+) -> dict[str, Any]:
+    """Return what the pages took, in milliseconds.
+
+    Args:
+        chromium: What shows them.
+        agents: How many they show.
+        watch_s: How long a page is watched that nobody touches.
+        scroll_s: How long each of the scrolls goes on.
+    """
     source = BigFleet(agents)
     with serving(source, beside=source.feed) as url:
         return {
             "agents": agents,
-            "overview": _measure_overview(chromium, url),
-            "table": _measure_table(chromium, url, agents),
+            "overview": _measure_overview(chromium, url, source, watch_s),
+            "table": _measure_table(chromium, url, agents, watch_s, scroll_s),
         }
 
 
-def _measure_overview(chromium: Chromium, url: str) -> dict[str, Any]:
+def _measure_overview(
+    chromium: Chromium, url: str, source: BigFleet, watch_s: float
+) -> dict[str, Any]:
     with chromium.page() as page:
         page.goto(url)
         page.wait_for_selector("#figure-agents .states a:has-text('alive')")
         page.wait_for_selector("#live.good")
         page.wait_for_selector(".charts .u-legend .u-value >> nth=8")
         loaded: float = page.evaluate(LOADED)
-        return {"load_ms": round(loaded), **_busy(page), **_sizes(page)}
+        return {
+            "load_ms": round(loaded),
+            **_busy(page, watch_s),
+            "change_ms": _change_times(page, source),
+            **_sizes(page),
+        }
 
 
-def _measure_table(chromium: Chromium, url: str, agents: int) -> dict[str, Any]:
+def _change_times(page: Page, source: BigFleet) -> dict[str, float]:
+    """Return how long it takes from an event to the changed figure on the page."""
+    times = []
+    for number in range(CHANGES):
+        # Not in step with the stream of the page, which has a beat of its own.
+        page.wait_for_timeout(1000 * number / CHANGES)
+        began = time.perf_counter()
+        page.wait_for_function(SEES_FAILED, arg=source.fail_task())
+        times.append((time.perf_counter() - began) * 1000)
+    return {"p50": round(_share(times, 0.5), 1), "longest": round(max(times), 1)}
+
+
+def _measure_table(
+    chromium: Chromium, url: str, agents: int, watch_s: float, scroll_s: float
+) -> dict[str, Any]:
     with chromium.page() as page:
         page.goto(f"{url}/agents")
         page.wait_for_selector(".vrow .state")
         loaded: float = page.evaluate(LOADED)
-        found: dict[str, Any] = {"load_ms": round(loaded), **_busy(page)}
+        found: dict[str, Any] = {"load_ms": round(loaded), **_busy(page, watch_s)}
         for name, speed in SPEEDS.items():
-            frames: list[float] = page.evaluate(SCROLL, [SCROLL_S, speed])
+            frames: list[float] = page.evaluate(SCROLL, [scroll_s, speed])
             found[name] = {
-                "frames_per_s": round(len(frames) / SCROLL_S, 1),
+                "frames_per_s": round(len(frames) / scroll_s, 1),
                 "p50_ms": round(_share(frames, 0.5), 1),
                 "p95_ms": round(_share(frames, 0.95), 1),
                 "p99_ms": round(_share(frames, 0.99), 1),
@@ -133,7 +191,7 @@ def _search(page: Page, agents: int) -> int:
     """Return the time from the last key to the rows; 150 ms of it are a pause."""
     began = time.perf_counter()
     page.get_by_label("Search agents by name").fill(f"worker-{agents}")
-    page.locator(".vfoot").get_by_text("1 agents", exact=True).wait_for()
+    page.locator(".vfoot").get_by_text("1 agent", exact=True).wait_for()
     return round((time.perf_counter() - began) * 1000)
 
 
@@ -144,15 +202,16 @@ def _window_times(page: Page) -> dict[str, float]:
         ".filter((entry) => entry.name.includes('/agents?'))"
         ".map((entry) => entry.duration)"
     )
-    return {"p50": round(_share(times, 0.5), 1), "p95": round(_share(times, 0.95), 1)}
+    shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+    return {name: round(_share(times, share), 1) for name, share in shares.items()}
 
 
-def _busy(page: Page) -> dict[str, Any]:
+def _busy(page: Page, watch_s: float) -> dict[str, Any]:
     """Return how much of a second the page's thread is at work, with live figures."""
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable")
     before, began = _task_time(session), time.perf_counter()
-    page.wait_for_timeout(WATCH_S * 1000)
+    page.wait_for_timeout(watch_s * 1000)
     took = time.perf_counter() - began
     return {"busy_ms_per_s": round((_task_time(session) - before) / took * 1000, 1)}
 

@@ -25,6 +25,7 @@ def serving(
     source: MonitorSource,
     *,
     port: int = 0,
+    token: str | None = None,
     beside: Callable[[], Coroutine[None, None, None]] | None = None,
 ) -> Iterator[str]:
     """Yield the address of the monitor's pages; they run in a thread of their own.
@@ -32,13 +33,14 @@ def serving(
     Args:
         source: What they show.
         port: Where; 0 for any that is free.
+        token: What the login asks for; None for no login.
         beside: Runs in the same loop meanwhile, to feed the source.
     """
     started: Future[tuple[str, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def serve() -> None:
         stop = asyncio.Event()
-        async with served(source, port=port) as site:
+        async with served(source, port=port, token=token) as site:
             feeder = asyncio.ensure_future(beside()) if beside is not None else None
             started.set_result((site.url, asyncio.get_running_loop(), stop))
             await stop.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -10,17 +11,23 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from pilotfleet.registry.dashboard.config import DashboardConfig
-from pilotfleet.registry.directory.records import encode_record, node_key
+from pilotfleet.registry.directory.records import (
+    Claim,
+    encode_record,
+    host_key,
+    node_key,
+)
 from pilotfleet.registry.store.base import Entry
 from tests.pages.browser import PHONE, assert_fits, shoot
 from tests.registry.dashboardsupport import FAST, Shown, shown
+from tests.support.programs import world
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
     from playwright.sync_api import Page, Response
 
+    from pilotfleet.registry.dashboard.config import DashboardConfig
     from tests.pages.browser import Chromium
 
 pytestmark = pytest.mark.pages
@@ -234,8 +241,11 @@ def test_figures_and_rows_move_without_reload(chromium: Chromium, site: Site) ->
         assert page.locator("#public").text_content() == str(before + 10)
 
 
-def test_a_tag_with_markup_is_text(chromium: Chromium) -> None:
-    """The registry refuses such a tag, but a store may hold one all the same."""
+def test_markup_is_text(chromium: Chromium) -> None:
+    """The registry refuses such names and tags; a store may hold them all the same.
+
+    Neither events nor texts of tasks come to this dashboard.
+    """
     with Site() as site, chromium.page(WINDOW) as page:
         node = site.do(site.world.add(1, name="plain", tags=["text"]))
         directory = site.world.rendezvous.directory
@@ -250,30 +260,70 @@ def test_a_tag_with_markup_is_text(chromium: Chromium) -> None:
                 tags=(HOSTILE,),
                 version=HOSTILE,
             )
-            entry = Entry(node_key(node), encode_record(changed), 10_000)
-            directory.apply(entry)
+            directory.apply(Entry(node_key(node), encode_record(changed), 10_000))
+            claim = encode_record(Claim(id=node))
+            directory.apply(Entry(host_key(HOSTILE), claim, 10_001))
 
         site.do(smuggle())
         open_directory(page, site)
         page.locator(".vrow .tag").get_by_text(HOSTILE, exact=True).wait_for()
         page.locator("#versions").get_by_text(HOSTILE, exact=True).wait_for()
         page.locator("#tags .tag").click()
-        foot_says(page, "1 public agents")
-        page.goto(f"{site.url}/agents/plain")
-        page.locator("#facts").get_by_text(HOSTILE).first.wait_for()
+        foot_says(page, "1 public agent")
+        page.locator(".vrow .name").get_by_text(HOSTILE, exact=True).click()
+        page.locator("#facts .tag").get_by_text(HOSTILE).wait_for()
+        assert page.locator("h1").text_content() == HOSTILE
         assert page.evaluate("document.scripts.length") == 1
         shoot(page, "polo-hostile")
 
 
-def test_the_token_is_asked_for(chromium: Chromium) -> None:
-    config = DashboardConfig(token="open sesame")
-    with Site(config) as site, chromium.page(WINDOW, expected="401") as page:
-        page.goto(f"{site.url}/?sort=name")
+def test_who_comes_back_finds_the_table_where_it_was(
+    chromium: Chromium, site: Site
+) -> None:
+    with chromium.page(WINDOW) as page:
+        open_directory(page, site, "?sort=name")
+        for way_back in ("browser", "link"):
+            page.locator(".vbody").evaluate("(body) => (body.scrollTop = 2500)")
+            row = page.locator(".vrow:not(.waiting)[aria-rowindex='80']")
+            name = row.locator(".name a").text_content()
+            row.locator(".name a").click()
+            page.wait_for_selector("#facts .tag")
+            if way_back == "browser":
+                page.go_back()
+            else:
+                page.get_by_role("link", name="Directory").click()
+            page.locator(".vrow.active").get_by_text(name or "", exact=True).wait_for()
+            top = page.locator(".vbody").evaluate("(body) => body.scrollTop")
+            assert abs(top - 2500) < 36
+
+
+def test_a_token_file_guards_the_pages_and_they_come_back(chromium: Chromium) -> None:
+    """With the real program, which is stopped and started again."""
+    with world() as net, chromium.page(WINDOW, expected="Failed to load") as page:
+        token = net.home / "token"
+        token.write_text("open sesame\n")
+        token.chmod(0o600)
+        program = net.start_rendezvous(
+            None, "--http", "127.0.0.1:0", "--http-token-file", token
+        )
+        http = json.loads((net.home / "rendezvous.ready.json").read_text())["http"]
+        page.goto(f"http://{http}/?sort=name")
         shoot(page, "polo-login")
-        page.get_by_label("Token").fill("wrong")
-        page.get_by_role("button", name="Log in").click()
+        log_in(page, "wrong")
         page.get_by_text("This is not the token.").wait_for()
-        page.get_by_label("Token").fill("open sesame")
-        page.get_by_role("button", name="Log in").click()
+        log_in(page, "open sesame")
         page.wait_for_selector("#live.good")
         assert page.url.endswith("/?sort=name")
+        assert program.terminate() == 0
+        page.wait_for_selector("#live.warn")
+        assert "not live" in (page.locator("#live").text_content() or "")
+        net.start_rendezvous(None, "--http", http, "--http-token-file", token)
+        # Sessions end with the program, so the page asks again by itself.
+        log_in(page, "open sesame")
+        page.wait_for_selector("#live.good")
+        foot_says(page, "0 public agents")
+
+
+def log_in(page: Page, token: str) -> None:
+    page.get_by_label("Token").fill(token)
+    page.get_by_role("button", name="Log in").click()

@@ -91,3 +91,23 @@ def test_any_text_is_an_address_or_a_decode_error(text: str) -> None:
             kind.parse(text)
         except DecodeError:
             continue
+
+
+@pytest.mark.parametrize(
+    ("text", "stated"),
+    [
+        ("7", Address(0, 7)),
+        ("4294967295", Address(0, 0xFFFF_FFFF)),
+        ("2:0002.0000.0007", Address(2, 7)),
+        ("4294967296", None),
+        ("0" * 11, None),
+        ("9" * 5000, None),
+        ("\u0667", None),
+        ("worker-7", None),
+        ("", None),
+    ],
+)
+def test_a_text_states_an_address_or_number_or_else_is_a_name(
+    text: str, stated: Address | None
+) -> None:
+    assert Address.stated_by(text) == stated

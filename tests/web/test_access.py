@@ -199,6 +199,23 @@ async def test_guesses_from_many_addresses_are_limited_in_all() -> None:
         assert (await fetch(there, "/", headers=session)).status == 200
 
 
+async def test_guesses_from_one_address_take_no_tries_from_the_others() -> None:
+    _, server = guarded()
+    async with server:
+        for _ in range(ALL_ATTEMPTS + ATTEMPTS):
+            await log_in(server.address, "x", address="203.0.113.9")
+        answer = await log_in(server.address, TOKEN, address="203.0.113.10")
+    assert answer.status == 303
+
+
+async def test_no_part_of_the_host_counts_as_the_path() -> None:
+    _, server = guarded()
+    async with server:
+        host = f"127.0.0.1:{server.address[1]}/healthz?"
+        answer = await fetch(server.address, "/api/x", headers={"Host": host})
+    assert answer.status == 401
+
+
 async def test_the_right_token_may_come_as_often_as_it_likes() -> None:
     _, server = guarded()
     headers = {"Authorization": f"Bearer {TOKEN}"}

@@ -11,11 +11,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from pilotfleet.protocol.registry.endpoints import is_loopback
 from pilotfleet.web import limits
 from pilotfleet.web.access import Access
 from pilotfleet.web.guard import guard
 from pilotfleet.web.limits import MAX_BODY, client_network
-from pilotfleet.web.security import HEADERS, is_loopback
+from pilotfleet.web.security import HEADERS
 from pilotfleet.web.sse import event_stream
 from tests.support.http import LOOPBACK, TIMEOUT_S, fetch, serve
 

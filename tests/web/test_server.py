@@ -134,6 +134,24 @@ async def test_a_crowd_is_not_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (await fetch(server.address, "/")).status == 204
 
 
+async def test_one_address_elsewhere_cannot_keep_all_others_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "CROWD_PER_CLIENT", 2)
+    elsewhere = ("127.0.0.9", 0)
+    async with serve(answer_nothing) as server:
+        there = server.address
+        kept = [
+            await asyncio.open_connection(*there, local_addr=elsewhere)
+            for _ in range(2)
+        ]
+        reader, writer = await asyncio.open_connection(*there, local_addr=elsewhere)
+        await until_closed(reader)
+        assert (await fetch(there, "/")).status == 204
+        for other in (writer, *(writer for _, writer in kept)):
+            other.close()
+
+
 async def test_it_stops_in_good_order_with_idle_connections() -> None:
     async with serve(answer_nothing) as server:
         pairs: list[Any] = [

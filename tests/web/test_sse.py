@@ -105,6 +105,16 @@ async def test_streams_are_bounded_in_all_and_by_address(
                         break
 
 
+async def test_who_asks_for_the_headers_only_takes_no_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lifetime, "MAX_STREAMS", 0)
+    async with streaming(lambda: b"{}") as server:
+        answer = await fetch(server.address, "/stream", method="HEAD")
+    assert answer.status == 200
+    assert answer.headers["content-type"].startswith("text/event-stream")
+
+
 async def test_a_client_that_leaves_frees_its_place() -> None:
     ticks = 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +70,7 @@ class _Printer:
                 is_late = await self._print(items)
             finally:
                 teller.cancel()
-                with suppress(asyncio.CancelledError):
-                    await teller
+                await asyncio.gather(teller, return_exceptions=True)
         if self._output.json and wish.count > 0:
             lost = sum(self._lost.values())
             result = {"events": self._rows, "timeout": is_late, "lost": lost}

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["top"]
 
 MIN_INTERVAL_S: Final = 0.1
+MAX_INTERVAL_S: Final = 86_400.0
 PLAIN_WIDTH: Final = 110
 MOST_MEMBERS: Final = 20
 MOST_BATCHES: Final = 5
@@ -38,8 +39,8 @@ _UNREMARKABLE: Final = "running"
 def top(words: Arguments, output: Output) -> None:
     """Show a fleet's numbers again and again; once where there is no terminal."""
     interval_s = words.duration("interval", 1.0)
-    if interval_s < MIN_INTERVAL_S:
-        raise InvalidArgument(f"--interval: at least {MIN_INTERVAL_S:g}s")
+    if not MIN_INTERVAL_S <= interval_s <= MAX_INTERVAL_S:
+        raise InvalidArgument(f"--interval: at least {MIN_INTERVAL_S:g}s, at most 24h")
     is_once = words.has("once") or not sys.stdout.isatty()
     if words.has("monitor"):
         _top_of_monitor(words, output, None if is_once else interval_s)

@@ -33,8 +33,11 @@ from pilotfleet.fleet.monitor.history.history import Retention
 from pilotfleet.fleet.monitor.monitor import Monitor, MonitorConfig
 from pilotfleet.fleet.monitor.outputs.ndjson import LineKind
 from pilotfleet.protocol.durations import parse_duration
-from pilotfleet.protocol.registry.endpoints import format_endpoint, parse_endpoint
-from pilotfleet.web.security import is_loopback
+from pilotfleet.protocol.registry.endpoints import (
+    format_endpoint,
+    is_loopback,
+    parse_endpoint,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import ssl
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import quote, urlsplit
@@ -38,7 +39,7 @@ class _Fleets(msgspec.Struct):
 
 
 class MonitorClient:
-    """Reads the figures of one fleet. Blocks for at most ten seconds at a time."""
+    """Reads the figures of one fleet. Blocks; a server that is silent ends that."""
 
     def __init__(self, url: str, *, token: str = "", fleet: str = "") -> None:
         """Prepare to ask; ``fleet`` is needed where the monitor watches several.
@@ -49,12 +50,21 @@ class MonitorClient:
         try:
             parts = urlsplit(url)
             self._host, self._port = parts.hostname or "", parts.port
+            # What names a host on the wire, and what http.client can send.
+            self._host.encode("idna")
+            parts.path.encode("ascii")
         except ValueError:
             parts, self._host = urlsplit(""), ""
         if parts.scheme not in ("http", "https") or not self._host:
             raise InvalidArgument(
                 f"--monitor: {url[:200]!r} is not an http or https URL",
                 hint="for example: --monitor http://127.0.0.1:8787",
+            )
+        if "@" in parts.netloc:
+            # Not shown: it may hold a password.
+            raise InvalidArgument(
+                "--monitor: the URL holds a name or password, which is not used",
+                hint="give the monitor's token with --token-file",
             )
         self._is_tls = parts.scheme == "https"
         self._path = parts.path.rstrip("/")
@@ -107,7 +117,7 @@ class MonitorClient:
         try:
             connection.request("GET", path, headers=self._headers)
             answer = connection.getresponse()
-            return answer.status, answer.read(MAX_ANSWER)
+            return answer.status, _read(answer)
         finally:
             connection.close()
 
@@ -117,6 +127,20 @@ class MonitorClient:
         return http.client.HTTPSConnection(
             self._host, self._port, timeout=TIMEOUT_S, context=system_tls_context()
         )
+
+
+def _read(answer: http.client.HTTPResponse) -> bytes:
+    """Return the body, up to the longest answer.
+
+    Raises:
+        TimeoutError: It comes too slowly: a socket's limit is one for each read.
+    """
+    until, body = time.monotonic() + TIMEOUT_S, bytearray()
+    while len(body) < MAX_ANSWER and (part := answer.read1(MAX_ANSWER - len(body))):
+        body += part
+        if time.monotonic() > until:
+            raise TimeoutError("the answer comes too slowly")
+    return bytes(body)
 
 
 def read_token(path: str) -> str:

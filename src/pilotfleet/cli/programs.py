@@ -98,7 +98,7 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
     )
     from pilotfleet.services.echo import ECHO_PORT, serve_echo
     from pilotfleet.services.events.broker import EventBroker
-    from pilotfleet.services.events.publisher import BrokerConfig
+    from pilotfleet.services.events.config import BrokerConfig
     from pilotfleet.services.handshake.service import HandshakeService
     from pilotfleet.services.nodestatus import NodeStatus
     from pilotfleet.services.tasks.service import TaskService

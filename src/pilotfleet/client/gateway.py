@@ -26,13 +26,12 @@ from pilotfleet.client.loopback import add_alias, remove_alias
 from pilotfleet.errors import (
     AlreadyExists,
     DaemonError,
-    DecodeError,
     InvalidArgument,
     NotFound,
     PermissionDenied,
     PilotError,
 )
-from pilotfleet.protocol.address import BACKBONE, Address
+from pilotfleet.protocol.address import Address
 from pilotfleet.protocol.gateway import (
     DEFAULT_PORTS,
     DEFAULT_SUBNET,
@@ -54,7 +53,6 @@ __all__ = ["Gateway", "GatewayConfig", "parse_target"]
 logger = logging.getLogger(__name__)
 
 READ_BYTES: Final = 256 * 1024
-MAX_NODE: Final = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,12 +381,7 @@ def parse_target(text: str) -> Address | None:
     """
     if not text:
         raise InvalidArgument("a target is an address, a node number or a hostname")
-    if text.isascii() and text.isdigit() and len(text) <= 10:
-        return Address(BACKBONE, int(text)) if int(text) <= MAX_NODE else None
-    try:
-        return Address.parse(text)
-    except DecodeError:
-        return None
+    return Address.stated_by(text)
 
 
 def _explain(error: OSError) -> str:

@@ -26,7 +26,7 @@ from pilotfleet.fleet.spec import EMBEDDED, Pattern
 from pilotfleet.protocol.topics import ALL_TOPICS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pilotfleet.fleet.patterns.hierarchy import Cluster
     from pilotfleet.fleet.spec import FleetSpec, MonitorSection, OpenclawSection
@@ -40,6 +40,7 @@ __all__ = [
     "Role",
     "brokers",
     "hub_name",
+    "monitor_flags",
     "plan_fleet",
     "worker_flags",
 ]
@@ -217,6 +218,11 @@ def worker_flags(spec: FleetSpec) -> tuple[str, ...]:
     )
 
 
+def monitor_flags(table: MonitorSection) -> list[str]:
+    """Return the flags that name the files of a monitor."""
+    return _given({"--alerts": table.alerts, "--http-token-file": table.token_file})
+
+
 def _check_part(spec: FleetSpec, part: Part) -> None:
     fleet = spec.fleet
     if part.of > 1 and fleet.rendezvous == EMBEDDED and not fleet.listen:
@@ -238,10 +244,8 @@ def _plan_hub(spec: FleetSpec) -> Member:
 
 
 def _plan_monitor(spec: FleetSpec, table: MonitorSection) -> Member:
-    texts = {"--alerts": table.alerts, "--http-token-file": table.token_file}
-    flags = [word for flag, text in texts.items() if text for word in (flag, text)]
     # Said here and not asked for: it starts also while the hub's daemon is away.
-    arguments = (*_broker_flags(brokers(spec)), *flags)
+    arguments = (*_broker_flags(brokers(spec)), *monitor_flags(table))
     return Member(MONITOR, Role.MONITOR, arguments, HUB)
 
 
@@ -371,6 +375,11 @@ def _broker_flags(names: Sequence[str]) -> list[str]:
     return ["--broker", ",".join(names)]
 
 
+def _given(texts: Mapping[str, str]) -> list[str]:
+    """Return the flags that have a text."""
+    return [word for flag, text in texts.items() if text for word in (flag, text)]
+
+
 def _policy_flags(spec: FleetSpec) -> tuple[str, ...]:
     """Return the flags of what holds for every agent of the fleet."""
     gate = "on" if spec.fleet.polo_gate else "off"
@@ -389,7 +398,7 @@ def _openclaw_flags(table: OpenclawSection | None) -> list[str]:
         "--gateway-token-file": table.token_file,
         "--max-processes": str(table.max_concurrent or ""),
     }
-    flags = [word for flag, text in texts.items() if text for word in (flag, text)]
+    flags = _given(texts)
     if table.one_shot:
         return [*flags, "--one-shot"]
     return flags if table.gateway else [*flags, "--gateways", str(table.gateways)]

@@ -18,6 +18,7 @@ import msgspec
 from pilotfleet.errors import ConfigError, InvalidArgument
 from pilotfleet.fleet.worker.identities import MAX_IDENTITIES
 from pilotfleet.protocol.durations import parse_duration
+from pilotfleet.protocol.registry.endpoints import is_loopback
 from pilotfleet.protocol.registry.names import MAX_TAGS, check_hostname, normalise_tags
 
 if TYPE_CHECKING:
@@ -323,20 +324,11 @@ def _check_monitor(table: MonitorSection | None) -> None:
     host, _, port = table.http.rpartition(":")
     if not (_is_host_port(table.http) or (host and port == "0")):
         raise ConfigError(f"monitor.http: {table.http!r} is not host:port")
-    if not table.token_file and not _is_loopback(host.strip("[]")):
+    if not table.token_file and not is_loopback(host.strip("[]")):
         raise ConfigError(
             f"monitor.http: others can reach {table.http}, so a token is needed",
             hint="set monitor.token_file, after: openssl rand -hex 32 > FILE",
         )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _is_host_port(text: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pilotfleet.errors import ConfigError
-from pilotfleet.fleet.plan import Part, hub_name, worker_flags
+from pilotfleet.fleet.plan import Part, hub_name, monitor_flags, worker_flags
 from pilotfleet.fleet.spec import EMBEDDED, MonitorSection
 
 if TYPE_CHECKING:
@@ -160,10 +160,7 @@ def _daemon(spec: FleetSpec, layout: Layout) -> str:
         *(("--beacon", _quote(beacon)) if beacon else ()),
         *("--socket", SOCKET, "--home", f"{STATE}/daemon"),
         *(("--hostname", _quote(hub_name(spec))) if layout.part.is_first else ()),
-        *(
-            "--broker",
-            _quote(",".join(_brokers(spec, layout.part))),
-        ),
+        *("--broker", _quote(",".join(_brokers(spec, layout.part)))),
         *("--agents", str(count)),
         *("--agent-first", str(workers[0]), "--agent-prefix", _quote(spec.prefix)),
         *tags,
@@ -226,13 +223,12 @@ def _agent(spec: FleetSpec, layout: Layout) -> str:
 
 def _monitor(spec: FleetSpec, layout: Layout) -> str:
     table = spec.monitor or MonitorSection()
-    files = {"--alerts": table.alerts, "--http-token-file": table.token_file}
     brokers = ",".join(_brokers(spec, layout.part))
     command = [
         *(_program(layout, "pilot-monitor"), "--broker", _quote(brokers)),
         *("--socket", SOCKET, "--http", _quote(table.http)),
         *("--home", f"{STATE}/monitor"),
-        *(w for flag, path in files.items() if path for w in (flag, _quote(path))),
+        *map(_quote, monitor_flags(table)),
     ]
     return _unit(
         f"Pilot monitor of fleet {spec.fleet.name}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from pilotfleet.errors import DaemonError, DecodeError, NotFound
+from pilotfleet.errors import DaemonError, NotFound
 from pilotfleet.protocol.address import BACKBONE, Address
 from pilotfleet.protocol.ipc.commands import Command
 
@@ -57,12 +57,9 @@ async def resolve_target(client: DaemonClient, target: Target) -> Address:
             return Address.parse(target.address)
         case int():
             return Address(BACKBONE, target)
-    try:
-        return Address.parse(target)
-    except DecodeError:
-        pass
-    if target.isascii() and target.isdigit():
-        return Address(BACKBONE, int(target))
+    stated = Address.stated_by(target)
+    if stated is not None:
+        return stated
     try:
         answer = await client.request_json(Command.RESOLVE_HOSTNAME, target.encode())
     except DaemonError as error:

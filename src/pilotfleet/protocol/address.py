@@ -31,6 +31,8 @@ _LAYOUT: Final = struct.Struct("!HI")
 _TEXT: Final = re.compile(
     r"([0-9]+):([0-9A-Fa-f]{4})\.([0-9A-Fa-f]{4})\.([0-9A-Fa-f]{4})", re.ASCII
 )
+_MAX_DIGITS: Final = 10
+"""Of a node number; more would be slow to read."""
 _MAX_TEXT: Final = 64
 """Longest text looked at: far above any valid address, far below an attack."""
 
@@ -55,6 +57,17 @@ class Address(NamedTuple):
         if network != int(match[2], 16):
             raise DecodeError(f"address {text!r} names two different networks")
         return cls(network, int(match[3] + match[4], 16))
+
+    @classmethod
+    def stated_by(cls, text: str) -> Address | None:
+        """Return the address or node number that a text is; None: it is a name."""
+        digits = text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
+        if digits and int(text) <= BROADCAST_NODE:
+            return cls(BACKBONE, int(text))
+        try:
+            return cls.parse(text)
+        except DecodeError:
+            return None
 
     @classmethod
     def unpack(cls, data: bytes) -> Address:

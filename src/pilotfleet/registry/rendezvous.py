@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import socket
@@ -15,6 +14,7 @@ from pilotfleet.protocol.registry.endpoints import (
     is_private,
     parse_endpoint,
 )
+from pilotfleet.registry.background import in_background
 from pilotfleet.registry.beacon import BeaconServer
 from pilotfleet.registry.beacon_table import BeaconConfig
 from pilotfleet.registry.dashboard.config import DashboardConfig
@@ -26,7 +26,6 @@ from pilotfleet.transport.clock import SystemClock
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Awaitable, Callable
     from types import TracebackType
 
     from pilotfleet.protocol.address import Endpoint
@@ -37,8 +36,6 @@ __all__ = ["WILDCARDS", "Addresses", "Rendezvous", "RendezvousConfig"]
 
 logger = logging.getLogger(__name__)
 
-RESTART_S: Final = 1.0
-"""Before a background task that failed is started again."""
 WILDCARDS: Final = frozenset({"", "0.0.0.0", "::"})
 ELSEWHERE: Final = ("192.0.2.1", 9)
 """An address that is nobody's; asked for the way to it, nothing is sent."""
@@ -153,8 +150,7 @@ class Rendezvous:
         if store.is_shared:
             background["watch"] = service.run_watch
         for name, run in background.items():
-            task = asyncio.create_task(_supervise(name, run), name=f"registry-{name}")
-            stack.push_async_callback(_cancel, task)
+            await stack.enter_async_context(in_background(name, run))
         await stack.enter_async_context(server)
         http = await self._start_http(stack, server, beacon)
         self.addresses = Addresses(server.address, beacon.address, http)
@@ -205,22 +201,6 @@ class Rendezvous:
         except DecodeError:
             return None
         return (host, port) if is_private(host) and port else None
-
-
-async def _supervise(name: str, run: Callable[[], Awaitable[None]]) -> None:
-    """Keep a background task going; a bug in it must not end it for good."""
-    while True:
-        try:
-            await run()
-        except Exception:
-            logger.exception("%s failed", name)
-        await asyncio.sleep(RESTART_S)
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
 
 
 async def _close_service(service: RegistryService) -> None:

@@ -84,7 +84,8 @@ class Access:
 
     async def _answer(self, request: Request) -> Response | None:
         """Return what is said instead of the page; None: let it through."""
-        path = request.url.path
+        # Not request.url, in which the Host header has a part.
+        path = request.scope["path"]
         if path in self._open or path.startswith(f"{SHARED_PREFIX}/"):
             return None
         if path == "/login":
@@ -147,7 +148,11 @@ class Access:
         guesses. It costs nothing, so programs may send it as often as they like.
         """
         address, now = client_network(request), self._clock()
-        if not (self._of_all.take(now) and self._by_address.allow(address, now)):
+        # Who has used up his own tries takes none from all the others.
+        if not self._by_address.allow(address, now):
+            return None
+        if not self._of_all.take(now):
+            self._by_address.give_back(address)
             return None
         is_right = hmac.compare_digest(_digest(token), self._digest or b"")
         if is_right:
@@ -211,8 +216,8 @@ def _ask(request: Request) -> Response:
     """Send a person to the form, and tell a program what is missing."""
     wants_page = "text/html" in request.headers.get("accept", "")
     if request.method == "GET" and wants_page:
-        url = request.url
-        path = url.path + (f"?{url.query}" if url.query else "")
+        query = request.scope["query_string"].decode("latin-1")
+        path = request.scope["path"] + (f"?{query}" if query else "")
         return RedirectResponse(f"/login?next={quote(path, safe='/')}", 303)
     return _unauthorized("a token is needed")
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Final
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from pilotfleet.web.lifetime import LOCAL
+from pilotfleet.web.limits import network_of
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -23,6 +26,9 @@ WRITE_S: Final = 15.0
 CROWD: Final = 1_200
 """Connections at which the next is closed unheard. Above uvicorn's own limit, from
 which on it answers 503: that answer has to fit in too."""
+CROWD_PER_CLIENT: Final = 200
+"""The same of one address elsewhere, so that it takes many to keep all others out.
+This host may have all, and with it a proxy."""
 
 
 class PatientProtocol(H11Protocol):
@@ -30,11 +36,13 @@ class PatientProtocol(H11Protocol):
 
     _patience: asyncio.TimerHandle | None = None
     _stuck: asyncio.TimerHandle | None = None
+    _network = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request."""
         super().connection_made(transport)
-        if len(self.connections) > CROWD:
+        self._network = network_of(self.client[0] if self.client else "")
+        if len(self.connections) > CROWD or self._is_crowding():
             transport.abort()
         else:
             self._expect_request()
@@ -63,6 +71,12 @@ class PatientProtocol(H11Protocol):
         self._stop_patience()
         super().connection_lost(exc)
         self._stop_stuck()
+
+    def _is_crowding(self) -> bool:
+        if self._network in LOCAL:
+            return False
+        networks = [getattr(other, "_network", "") for other in self.connections]
+        return networks.count(self._network) > CROWD_PER_CLIENT
 
     def _expect_request(self) -> None:
         self._patience = self.loop.call_later(REQUEST_S, self.transport.abort)

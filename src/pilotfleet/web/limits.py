@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["BodyLimit", "client_network"]
+__all__ = ["BodyLimit", "client_network", "network_of"]
 
 MAX_BODY: Final = 16 * 1024
 """Bytes. Our pages take a login token and nothing else."""
@@ -83,11 +83,15 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def client_network(connection: HTTPConnection) -> str:
-    """Return whom to count a request for: an address, or the /64 of an IPv6 one.
+    """Return whom to count a request for; see :func:`network_of`."""
+    return network_of(connection.client.host if connection.client is not None else "")
+
+
+def network_of(host: str) -> str:
+    """Return whom to count for: an address, or the /64 of an IPv6 one.
 
     Whoever has one IPv6 address has all of its /64.
     """
-    host = connection.client.host if connection.client is not None else ""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

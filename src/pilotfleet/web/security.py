@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING, Final
 
 from starlette.datastructures import Headers, MutableHeaders
 
+from pilotfleet.protocol.registry.endpoints import is_loopback
 from pilotfleet.web.answers import refuse
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ POLICY: Final = "; ".join(
     )
 )
 HEADERS: Final = {
+    "Cache-Control": "no-store",
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -118,16 +119,6 @@ class HostCheck:
                 await answer(scope, receive, send)
                 return
         await self._app(scope, receive, send)
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches what is bound to ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _without_port(host: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Final
 
 from starlette.responses import Response
@@ -26,6 +25,7 @@ STREAM_S: Final = 3600.0
 """Longest life of a stream. The browser opens the next, if it is still logged in."""
 RETRY_MS: Final = 2000
 
+EVENT_STREAM: Final = "text/event-stream"
 HEADERS: Final = {
     "Cache-Control": "no-store",
     # nginx would collect the events and hand them over when it has enough.
@@ -52,6 +52,9 @@ def event_stream(
     Returns:
         The stream, or status 503 when the server has as many as it can have.
     """
+    if request.method == "HEAD":
+        # Without a body there is nothing to wait for.
+        return Response(headers=HEADERS, media_type=EVENT_STREAM)
     lifetime = Lifetime.of(request.scope)
     client = client_network(request)
     if not lifetime.open_stream(client):
@@ -66,7 +69,7 @@ def event_stream(
 
 
 class _EventStream(Response):
-    media_type = "text/event-stream"
+    media_type = EVENT_STREAM
 
     def __init__(
         self,
@@ -105,8 +108,8 @@ class _EventStream(Response):
             self._lifetime.close_stream(self._client)
             for task in ends:
                 task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+            # Not one by one: the request may be cancelled meanwhile, and must end.
+            await asyncio.gather(*ends, return_exceptions=True)
 
     async def _repeat(self, send: Send, ends: list[asyncio.Task[bool]]) -> None:
         clock = asyncio.get_running_loop().time

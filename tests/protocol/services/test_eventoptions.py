@@ -14,9 +14,11 @@ from pilotfleet.protocol.services.eventoptions import (
     decode_confirm,
     decode_mark,
     decode_options,
+    decode_roll_up,
     encode_confirm,
     encode_mark,
     encode_options,
+    encode_roll_up,
 )
 from pilotfleet.protocol.services.events import (
     CONFIRM_TOPIC,
@@ -90,6 +92,7 @@ def test_any_bytes_are_decoded_without_an_error(payload: bytes) -> None:
     decode_mark(payload)
     decode_confirm(payload)
     asks_for_confirmation(payload)
+    assert decode_roll_up(payload) >= 0
 
 
 @given(
@@ -136,3 +139,19 @@ def test_confirmation_survives_the_way() -> None:
 )
 def test_publisher_asks_for_confirmation(payload: bytes, *, expected: bool) -> None:
     assert asks_for_confirmation(payload) is expected
+
+
+@pytest.mark.parametrize(
+    ("payload", "levels"),
+    [
+        (encode_roll_up(3), 3),
+        (b"", 0),
+        (CONFIRM_REQUEST, 0),
+        (b'{"roll_up": -1}', 0),
+        (b'{"roll_up": true}', 0),
+    ],
+)
+def test_broker_below_says_what_its_events_have_passed(
+    payload: bytes, levels: int
+) -> None:
+    assert decode_roll_up(payload) == levels

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pilotfleet.errors import DecodeError, InvalidArgument
 from pilotfleet.protocol.services.events import (
     CONFIRM_TOPIC,
+    GOVERNED_TOPIC,
     MARK_TOPIC,
     MAX_PAYLOAD,
     PUBLISHER_TOPIC,
@@ -20,6 +21,7 @@ from pilotfleet.protocol.services.events import (
     EventDecoder,
     encode_event,
     is_reserved,
+    may_publish,
 )
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "services.json"
@@ -120,9 +122,11 @@ def test_decoder_tells_what_it_keeps() -> None:
         (MARK_TOPIC, True),
         (CONFIRM_TOPIC, True),
         ("pilotfleet.mark", False),
-        ("\0pilot.governed.v1", False),
+        (GOVERNED_TOPIC, False),
         ("", False),
     ],
 )
 def test_topics_of_extensions_are_reserved(topic: str, *, expected: bool) -> None:
     assert is_reserved(topic) is expected
+    # The official reserved topic is none of ours, and passed on as little.
+    assert may_publish(topic) is not (expected or topic == GOVERNED_TOPIC)

@@ -18,8 +18,8 @@ from pilotfleet.protocol.services.events import (
     encode_event,
 )
 from pilotfleet.services.events import session
+from pilotfleet.services.events.config import BrokerConfig
 from pilotfleet.services.events.limits import LimitConfig
-from pilotfleet.services.events.publisher import BrokerConfig
 from tests.services.events.world import HUB, Client, Fixture, logged, running, settle
 
 if TYPE_CHECKING:

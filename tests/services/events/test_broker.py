@@ -21,8 +21,9 @@ from pilotfleet.protocol.services.events import (
     Event,
 )
 from pilotfleet.services.events import publisher
+from pilotfleet.services.events.config import BrokerConfig
+from pilotfleet.services.events.framequeue import FrameQueue
 from pilotfleet.services.events.log import EventLog
-from pilotfleet.services.events.publisher import BrokerConfig
 from tests.services.events.world import HUB, STRANGER, Fixture, running, settle
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ async def test_slow_subscriber_loses_the_oldest_events_and_harms_nobody() -> Non
 
 
 async def test_queue_is_bounded_in_bytes_but_takes_one_large_event() -> None:
-    queue = publisher.FrameQueue(BrokerConfig(max_queued_bytes=100))
+    queue = FrameQueue(BrokerConfig(max_queued_bytes=100))
     queue.put(bytes(500))
     assert len(queue) == 1
     queue.put(b"a" * 60)
@@ -181,7 +182,7 @@ async def test_queue_is_bounded_in_bytes_but_takes_one_large_event() -> None:
 
 
 async def test_restored_frames_come_first_as_far_as_there_is_room() -> None:
-    queue = publisher.FrameQueue(BrokerConfig(max_queued_events=3))
+    queue = FrameQueue(BrokerConfig(max_queued_events=3))
     queue.put(b"3")
     queue.put(b"4")
     queue.restore([b"1", b"2"])

@@ -20,8 +20,8 @@ from pilotfleet.protocol.services.events import (
     encode_event,
 )
 from pilotfleet.services.events import intake
+from pilotfleet.services.events.config import BrokerConfig
 from pilotfleet.services.events.log import EventLogConfig
-from pilotfleet.services.events.publisher import BrokerConfig
 from tests.services.events.world import HUB, Client, Fixture, logged, running
 
 if TYPE_CHECKING:

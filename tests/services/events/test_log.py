@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -96,6 +97,29 @@ async def test_events_go_with_age(tmp_path: Path) -> None:
         assert await replay(log) == ["new"]
 
 
+async def test_what_nobody_waits_for_is_written_in_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "GATHER_S", 60.0)
+    async with EventLog(tmp_path / "events.db") as log:
+        writing = asyncio.create_task(log.run())
+        for number in range(100):
+            log.append(Event("small", b""), wall=number)
+            await asyncio.sleep(0)
+        assert log.logged == 0
+        async with asyncio.timeout(20):
+            # Much is written at once.
+            log.append(Event("large", bytes(log_module.GROUP_BYTES)), wall=101)
+            while log.logged < 101:  # noqa: ASYNC110 - nobody announces it
+                await asyncio.sleep(0.001)
+            monkeypatch.setattr(log_module, "GATHER_S", 0.01)
+            log.append(Event("last", b""), wall=102)
+            while log.logged < 102:  # noqa: ASYNC110 - nobody announces it
+                await asyncio.sleep(0.001)
+        writing.cancel()
+        await asyncio.wait([writing])
+
+
 async def test_events_are_lost_when_the_disk_cannot_follow(tmp_path: Path) -> None:
     config = EventLogConfig(max_waiting_bytes=170)
     async with EventLog(tmp_path / "events.db", config=config) as log:
@@ -132,6 +156,22 @@ async def test_file_that_is_no_database_is_refused(
     else:
         path.write_bytes(content)
     with pytest.raises(StorageError, match=r"events\.db"):
+        await EventLog(path).__aenter__()
+
+
+@pytest.mark.parametrize("promised", ["many", 2**63 - 1])
+async def test_file_whose_numbers_are_none_is_refused(
+    tmp_path: Path, promised: object
+) -> None:
+    path = tmp_path / "events.db"
+    async with EventLog(path):
+        pass
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(
+            "UPDATE meta SET value = ? WHERE key = 'promised'", (promised,)
+        )
+        database.commit()
+    with pytest.raises(StorageError, match=r"events\.db is damaged"):
         await EventLog(path).__aenter__()
 
 

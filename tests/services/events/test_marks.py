@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pilotfleet.errors import StorageError
 from pilotfleet.protocol.services.eventoptions import MarkFrame, SubscribeOptions
 from pilotfleet.protocol.services.events import MARK_TOPIC, Event
 from pilotfleet.services.events import catchup, session
-from pilotfleet.services.events.publisher import BrokerConfig
+from pilotfleet.services.events.config import BrokerConfig
 from tests.services.events.world import HUB, Client, Fixture, logged, running, settle
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ async def test_slow_subscriber_is_told_at_once_and_can_get_what_it_lost(
 
 
 async def test_replay_that_fails_ends_a_subscriber_with_marks(
-    world: Fixture, tmp_path: Path
+    world: Fixture, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     await publish(world, "t")
     await world.broker._boards[HUB].log.flush()  # type: ignore[union-attr]
@@ -197,6 +198,32 @@ async def test_replay_that_fails_ends_a_subscriber_with_marks(
         database.execute("ALTER TABLE events RENAME TO away")
     marked = await world.subscriber("*", SubscribeOptions(since=100, marks=True))
     assert await marked.next() is None
+    caplog.clear()
     plain = await world.subscriber("*", SubscribeOptions(since=100))
+    while not caplog.messages:
+        await settle()
     await publish(world, "live")
     assert await plain.topics(1) == ["live"]
+
+
+async def test_replay_that_fails_at_its_very_end_leaves_others_live(
+    world: Fixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await publish(world, "t")
+    log = world.broker._boards[HUB].log
+    assert log is not None
+    replay, rounds = log.replay, 0
+
+    def fail_the_second(**options: Any) -> Any:
+        nonlocal rounds
+        rounds += 1
+        if rounds == 2:
+            raise StorageError("the disk is gone")
+        return replay(**options)
+
+    monkeypatch.setattr(log, "replay", fail_the_second)
+    plain = await world.subscriber("*", SubscribeOptions(since=100))
+    while rounds < 2:
+        await settle()
+    await publish(world, "live")
+    assert await plain.topics(2) == ["t", "live"]

@@ -9,16 +9,28 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pilotfleet.errors import ConnectionRefused, NotSupported, TimedOut
-from pilotfleet.protocol.address import Address
-from pilotfleet.protocol.services.events import Event, EventDecoder, encode_event
+from pilotfleet.protocol.address import Address, SocketAddress
+from pilotfleet.protocol.services.eventoptions import encode_confirm
+from pilotfleet.protocol.services.events import (
+    Event,
+    EventDecoder,
+    encode_event,
+    is_reserved,
+)
 from pilotfleet.services.events import links, route
 from pilotfleet.services.events.broker import EventBroker
-from pilotfleet.services.events.publisher import BrokerConfig
+from pilotfleet.services.events.config import BrokerConfig
 from pilotfleet.services.events.standby import StandbyChoice
-from tests.services.events.support import MemoryAgent, MemoryHost, stream_pair
+from tests.services.events.support import (
+    MemoryAgent,
+    MemoryHost,
+    MemoryStream,
+    stream_pair,
+)
+from tests.services.events.world import settle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 NAMES = ("hub", "spare")
 
@@ -61,9 +73,23 @@ class Fleet:
                     heard.put_nowait(event.payload)
 
         self.hosts[name].spawn(read(), name="listener")
-        for _ in range(50):
-            await asyncio.sleep(0)
+        await settle()
         return heard
+
+
+class Forgetful:
+    """A broker that greets, and never confirms what it takes."""
+
+    def __init__(self) -> None:
+        self.taken: asyncio.Queue[Event] = asyncio.Queue()
+
+    async def handle(self, agent: MemoryAgent, stream: MemoryStream) -> None:
+        await stream.write(encode_confirm(0))
+        decoder = EventDecoder()
+        while data := await stream.read():
+            for event in decoder.feed(data):
+                if not is_reserved(event.topic):
+                    self.taken.put_nowait(event)
 
 
 @pytest.fixture
@@ -141,6 +167,29 @@ async def test_a_broker_that_does_not_answer_is_passed_over(
     assert await fleet.publish(b"x") == Address(0, 2)
 
 
+async def test_what_a_publisher_gave_up_is_not_written_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = Fleet(BrokerConfig(brokers=("hub",), publish_timeout_s=0.05))
+    hub, worker = await fleet.listen("hub"), fleet.agents["worker"]
+    dial, answers = worker.dial, asyncio.Event()
+
+    async def hangs(remote: SocketAddress) -> MemoryStream:
+        await answers.wait()
+        return await dial(remote)
+
+    monkeypatch.setattr(worker, "dial", hangs)
+    await fleet.publish(b"1", wait=False)
+    with pytest.raises(TimedOut, match="did not take the event"):
+        await fleet.publish(b"given up")
+    await fleet.publish(b"2", wait=False)
+    answers.set()
+    await fleet.publish(b"3")
+    assert [await hub.get() for _ in range(3)] == [b"1", b"2", b"3"]
+    for host in fleet.hosts.values():
+        await host.aclose()
+
+
 async def test_whoever_waits_is_told_when_no_broker_is_there(fleet: Fleet) -> None:
     for name in NAMES:
         fleet.agents[name].refuses = True
@@ -160,25 +209,21 @@ async def test_what_was_not_acknowledged_is_sent_to_the_stand_by(fleet: Fleet) -
         await asyncio.sleep(0)
     await stream.break_off()
     await fleet.publish(b"3")
-    got = [await spare.get()]
-    while got[-1] != b"3":
-        got.append(await spare.get())
-    assert got in ([b"2", b"3"], [b"3"])
+    assert [await spare.get(), await spare.get()] == [b"2", b"3"]
 
 
-async def test_unconfirmed_events_are_sent_again(fleet: Fleet) -> None:
+async def test_unconfirmed_events_are_sent_again(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spare = await fleet.listen("spare")
-    await fleet.publish(b"first", confirm=True)
-    worker = fleet.agents["worker"]
-    published = asyncio.ensure_future(fleet.publish(b"second", confirm=True))
+    hub = Forgetful()
+    monkeypatch.setattr(fleet.hosts["hub"].broker, "handle", hub.handle)
+    published = asyncio.ensure_future(fleet.publish(b"x", confirm=True))
+    assert (await hub.taken.get()).payload == b"x"
     fleet.agents["hub"].refuses = True
-    await worker.dialed[-1].break_off()
-    assert await published in (Address(0, 1), Address(0, 2))
-    await fleet.publish(b"third", confirm=True)
-    got = [await spare.get()]
-    while got[-1] != b"third":
-        got.append(await spare.get())
-    assert got[-1] == b"third"
+    await fleet.agents["worker"].dialed[-1].break_off()
+    assert await published == Address(0, 2)
+    assert await spare.get() == b"x"
 
 
 async def test_a_broker_that_never_greets_confirms_nothing(
@@ -201,14 +246,7 @@ async def test_a_confirmation_that_never_comes_is_not_waited_for(
 ) -> None:
     fleet = Fleet(BrokerConfig(brokers=NAMES, publish_timeout_s=0.1))
 
-    async def forgetful(agent: object, stream: object) -> None:
-        await stream.write(  # type: ignore[attr-defined]
-            encode_event("\0pilotfleet.confirm", b'{"count":0}')
-        )
-        while await stream.read():  # type: ignore[attr-defined]
-            pass
-
-    monkeypatch.setattr(fleet.hosts["hub"].broker, "handle", forgetful)
+    monkeypatch.setattr(fleet.hosts["hub"].broker, "handle", Forgetful().handle)
     with pytest.raises(TimedOut, match="may or may not have arrived"):
         await fleet.publish(b"x", confirm=True)
     for name in NAMES:
@@ -231,6 +269,36 @@ async def test_own_broker_of_the_list_is_used_without_network() -> None:
         await host.aclose()
 
 
+async def test_a_broker_that_is_found_too_late_is_not_kept(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pilotfleet.services.events.standby.FIRST_PAUSE_S", 0.0)
+    hub, worker = fleet.agents["hub"], fleet.agents["worker"]
+    hub.refuses = True
+    dial, answers = worker.dial, asyncio.Event()
+
+    async def open_link(name: str, limit_s: float | None) -> links.Link:
+        remote = SocketAddress(Address(0, fleet.agents[name].node_id), 1002)
+        stream = await dial(remote)
+        if name == "hub":
+            await answers.wait()
+        return links.PlainLink(stream)
+
+    way = route.Route(fleet.hosts["worker"], NAMES, open_link)
+    assert (await way.connect()).broker == Address(0, 2)
+    hub.refuses = False
+    way.look_back()
+    await settle()
+    found = worker.dialed[-1]
+    await way.aclose()
+    answers.set()
+    await asyncio.gather(*fleet.hosts["worker"].tasks)
+    assert way.take_better() is None
+    # The hub's broker has seen the end.
+    assert found.remote.address == Address(0, 1)
+    await asyncio.gather(*fleet.hosts["hub"].tasks)
+
+
 async def test_a_sub_broker_sends_up_what_fits() -> None:
     fleet = Fleet(BrokerConfig(brokers=("spare",)))
     above = BrokerConfig(
@@ -250,3 +318,100 @@ async def test_a_sub_broker_sends_up_what_fits() -> None:
     assert hub_broker.counters(fleet.agents["hub"])["forwarded"] == 0
     for host in fleet.hosts.values():
         await host.aclose()
+
+
+class Circle(Fleet):
+    """Brokers that each have the next one above them, and the last one the first."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.names = names
+        for number, name in enumerate(names):
+            above = BrokerConfig(
+                brokers=(name,),
+                roll_up=(names[(number + 1) % len(names)],),
+                roll_up_topics=("*",),
+            )
+            self.add(10 + number, name, above)
+
+    async def heard(self, at: str, events: list[bytes]) -> dict[str, list[bytes]]:
+        """Publish at one broker; return what each delivers until all is quiet."""
+        queues = {name: await self.listen(name) for name in self.names}
+        for data in events:
+            agent = self.agents[at]
+            await self.hosts[at].broker.deliver(agent, Event("t", data))
+            await self.wait_quiet()
+        return {
+            name: [queue.get_nowait() for _ in range(queue.qsize())]
+            for name, queue in queues.items()
+        }
+
+    async def wait_quiet(self) -> None:
+        """Wait until no broker has anything to send up."""
+        while any(
+            task.get_name().startswith("publish to")
+            for host in self.hosts.values()
+            for task in host.tasks
+        ):
+            await settle()
+
+
+@pytest.fixture
+async def circle_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Callable[..., Circle]]:
+    monkeypatch.setattr("pilotfleet.services.events.rollup.GATHER_S", 0.0)
+    made: list[Circle] = []
+
+    def make(*names: str) -> Circle:
+        made.append(Circle(*names))
+        return made[-1]
+
+    yield make
+    for circle in made:
+        for host in circle.hosts.values():
+            await host.aclose()
+
+
+async def test_two_brokers_above_each_other_hear_everything_once(
+    circle_of: Callable[..., Circle], caplog: pytest.LogCaptureFixture
+) -> None:
+    circle = circle_of("a", "b")
+    await circle.heard("b", [b"first"])
+    events = [b"1", b"2", b"3"]
+    assert await circle.heard("a", events) == {"a": events, "b": events}
+    assert await circle.heard("b", events) == {"a": events, "b": events}
+    warnings = [text for text in caplog.messages if "come round" in text]
+    assert len(warnings) == 2
+
+
+async def test_a_circle_that_has_just_begun_comes_round_once_at_most(
+    circle_of: Callable[..., Circle],
+) -> None:
+    heard = await circle_of("a", "b").heard("a", [b"x"])
+    assert heard["b"] == [b"x"]
+    assert heard["a"] in ([b"x"], [b"x", b"x"])
+
+
+async def test_a_longer_circle_ends_after_some_levels(
+    circle_of: Callable[..., Circle],
+) -> None:
+    heard = await circle_of("a", "b", "c").heard("a", [b"x", b"y"])
+    # Up to four brokers pass it on: a, b, c, a; the next one is b.
+    assert heard == {
+        "a": [b"x", b"x", b"y", b"y"],
+        "b": [b"x", b"x", b"y", b"y"],
+        "c": [b"x", b"y"],
+    }
+
+
+async def test_a_circle_within_a_process_ends_too(
+    circle_of: Callable[..., Circle],
+) -> None:
+    circle = circle_of("a", "b")
+    both = BrokerConfig(brokers=("a", "b"), roll_up=("b", "a"), roll_up_topics=("*",))
+    host = circle.hosts["a"] = circle.hosts["b"]
+    circle.agents["a"] = host.add(10, "a")
+    host.broker = EventBroker(host, both)
+    await circle.heard("b", [b"first"])
+    assert await circle.heard("a", [b"x"]) == {"a": [b"x"], "b": [b"x"]}

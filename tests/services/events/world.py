@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from pilotfleet.services.events.publisher import BrokerConfig
+    from pilotfleet.services.events.config import BrokerConfig
 
 HUB = 1
 STRANGER = 50

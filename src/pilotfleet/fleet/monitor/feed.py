@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Final
 from pilotfleet.errors import PilotError
 from pilotfleet.fleet.agent import Agent
 from pilotfleet.fleet.monitor.directorywatch import DirectoryWatch
+from pilotfleet.fleet.monitor.inorder import InOrder
 from pilotfleet.fleet.place import Place
-from pilotfleet.fleet.subscription import Received
+from pilotfleet.fleet.subscription import Mark, Received
 from pilotfleet.protocol.services.eventoptions import MarkFrame
 from pilotfleet.transport.backoff import backoff_s
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pilotfleet.fleet.monitor.view.fleetview import FleetView
-    from pilotfleet.fleet.subscription import FleetSubscription, Mark
+    from pilotfleet.fleet.subscription import FleetSubscription
 
 __all__ = ["FeedConfig", "FleetFeed", "ForwardClock"]
 
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 TICK_S: Final = 1.0
 LIVE_S: Final = 5.0
 """A mark that is older is one of the past, or of a clock that is so wrong."""
+PRESENT_S: Final = 1.5
+"""Who tells of the past does so until a mark is as young as this."""
 LONGEST_LAG_S: Final = 7 * 86_400.0
 """No log goes back further; a broker that says so does not know the time."""
 OVERDUE_S: Final = 3.0
@@ -72,7 +75,7 @@ class _Broker:
 
     place: Place
     lag_s: float = 0.0
-    """How old its events are."""
+    """How old the events are that come of it."""
     lost: int = 0
     """As it counted in this subscription."""
     is_clean: bool = True
@@ -131,10 +134,13 @@ class FleetFeed:
         self.positions: dict[str, tuple[str, int]] = dict(positions or {})
         """Of the last mark of each broker."""
         self._brokers: dict[str, _Broker] = {}
+        self._in_order = InOrder[Received | Mark]()
         self._events: FleetSubscription | None = None
         self._following: frozenset[str] = frozenset()
         self._is_deaf = True
         """Time stands still then: what happens is told later, by the broker's log."""
+        self._heard = asyncio.Event()
+        """Set for good when there is a time for the first time."""
         self._left: float | None = None
         """When the last subscription ended."""
         self._saving = asyncio.Lock()
@@ -160,18 +166,11 @@ class FleetFeed:
 
     async def run(self) -> None:
         """Follow until cancelled; whatever goes away is looked for again."""
-        directory = DirectoryWatch(
-            self._view,
-            self._connect,
-            self.now,
-            directory_s=self._config.directory_s,
-            trust_s=self._config.trust_s,
-        )
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._follow(), name="events of the fleet")
                 group.create_task(self._tick(), name="time of the fleet")
-                group.create_task(directory.run(), name="directory of the fleet")
+                group.create_task(self._watch_directory(), name="directory")
         finally:
             self._set_following(frozenset())
 
@@ -180,7 +179,7 @@ class FleetFeed:
         lags = (
             self._brokers[name].lag_s for name in self._following & {*self._brokers}
         )
-        return self._clock() - max(lags, default=0.0)
+        return min(self._clock() - max(lags, default=0.0), self._in_order.oldest)
 
     async def save(self) -> None:
         """Have ``on_mark`` called now, as at the end of a program."""
@@ -223,6 +222,11 @@ class FleetFeed:
             for broker in self._brokers.values():
                 broker.place.connect(now)
                 broker.lost = 0
+            # It comes again: no mark behind it was taken.
+            self._in_order.clear()
+            # Also of who is heard a moment later than the first.
+            for name in config.brokers:
+                self._wait_for(name)
             self.error = None
             self._events = events
             self._set_following(frozenset(events.following))
@@ -237,30 +241,47 @@ class FleetFeed:
 
     async def _take_all(self, events: FleetSubscription) -> None:
         async for item in events:
-            if self._saving.locked():
-                async with self._saving:
-                    pass
-            broker = self._broker(item.broker)
-            if isinstance(item, Received):
-                self._take(item, broker)
-            elif not self._take_mark(item, broker):
-                logger.info("broker %s lost events; reading its log", item.broker)
-                return
-            else:
-                await self._save_if_due()
+            self._arrive(item)
+            for at, due in self._in_order.due():
+                if self._saving.locked():
+                    async with self._saving:
+                        pass
+                broker = self._broker(due.broker)
+                if isinstance(due, Received):
+                    self._take(due, broker, at)
+                elif not self._take_mark(due, broker, at):
+                    logger.info("broker %s lost events; reading its log", due.broker)
+                    return
+                else:
+                    await self._save_if_due()
 
-    def _take(self, item: Received, broker: _Broker) -> None:
+    def _arrive(self, item: Received | Mark) -> None:
+        """Put what comes where it waits for what happened before."""
+        broker, now, size = self._broker(item.broker), self._clock(), 0
+        if isinstance(item, Mark):
+            behind_s = now - item.time
+            past_s = PRESENT_S if broker.lag_s else LIVE_S
+            is_past = past_s < behind_s < LONGEST_LAG_S
+            broker.lag_s = behind_s if is_past else 0.0
+            self._set_following(self._following | {item.broker})
+            reached = now - behind_s if is_past else math.inf
+            self._in_order.reach(item.broker, reached)
+        else:
+            size = len(item.event.payload)
+        at = now - broker.lag_s
+        self._in_order.put(item.broker, item, at=at, size=size)
+
+    def _take(self, item: Received, broker: _Broker, at: float) -> None:
         broker.is_clean = False
         if not broker.place.take(item.event, time.monotonic()):
             return
         topic, payload = item.event
-        at = self._clock() - broker.lag_s
         self._hear(at)
         self._view.take(topic, payload, at=at)
         if self._on_event is not None:
             self._on_event(item.broker, topic, payload, at)
 
-    def _take_mark(self, mark: Mark, broker: _Broker) -> bool:
+    def _take_mark(self, mark: Mark, broker: _Broker, at: float) -> bool:
         """Take note of a place; false if what came before it must be read again."""
         lost = mark.lost - broker.lost
         if lost > 0:
@@ -269,12 +290,9 @@ class FleetFeed:
             self._view.count_lost(lost)
             broker.lost = mark.lost
         broker.place.mark(MarkFrame(mark.log, mark.id, mark.time, mark.lost))
-        behind_s = self._clock() - mark.time
-        broker.lag_s = behind_s if LIVE_S < behind_s < LONGEST_LAG_S else 0.0
         broker.is_clean = True
-        self._set_following(self._following | {mark.broker})
         broker.silent_until = 0.0
-        self._hear(self._clock() - broker.lag_s)
+        self._hear(at)
         if mark.log:
             self.positions[mark.broker] = (mark.log, mark.id)
         return True
@@ -285,6 +303,19 @@ class FleetFeed:
             place = Place(position=self.positions.get(name))
             broker = self._brokers[name] = _Broker(place)
         return broker
+
+    async def _watch_directory(self) -> None:
+        directory = DirectoryWatch(
+            self._view,
+            self._connect,
+            # While time stands still the registry must not move it: what a broker's
+            # log tells afterwards would count as of now.
+            lambda: self._view.now if self._is_deaf else self.now(),
+            directory_s=self._config.directory_s,
+            trust_s=self._config.trust_s,
+        )
+        await self._heard.wait()
+        await directory.run()
 
     # Time
 
@@ -298,6 +329,9 @@ class FleetFeed:
 
     def _pass_time(self) -> None:
         now = time.monotonic()
+        for name, broker in self._brokers.items():
+            if 0 < broker.silent_until <= now:
+                self._in_order.reach(name, math.inf)
         if any(self._broker(name).silent_until <= now for name in self._following):
             at = self.now()
             self._hear(at)
@@ -308,6 +342,7 @@ class FleetFeed:
     def _hear(self, at: float) -> None:
         if self._is_deaf:
             self._is_deaf = False
+            self._heard.set()
             self._view.listen_from(at)
 
     async def _save_if_due(self) -> None:
@@ -333,14 +368,19 @@ class FleetFeed:
                 logger.warning("fleet %s: not saved: %s", self._view.fleet, error)
 
     def _set_following(self, following: frozenset[str]) -> None:
-        now = time.monotonic()
         for name in following - self._following:
-            self._broker(name).silent_until = now + FIRST_MARK_S
+            self._wait_for(name)
         for name in self._following - following:
             self._broker(name).silent_until = math.inf
             self._broker(name).lag_s = 0.0
+            self._in_order.reach(name, math.inf)
         self._following = following
         self._view.is_following = bool(following)
+
+    def _wait_for(self, name: str) -> None:
+        """Expect the first mark of a broker."""
+        self._broker(name).silent_until = time.monotonic() + FIRST_MARK_S
+        self._in_order.reach(name, -math.inf)
 
     def _set_error(self, error: PilotError, *, is_first: bool) -> None:
         self.error = error

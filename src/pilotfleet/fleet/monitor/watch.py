@@ -8,7 +8,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
-from pilotfleet.errors import DecodeError, NotSupported, PilotError
+from pilotfleet.errors import DecodeError, NotSupported, PilotError, TimedOut
 from pilotfleet.fleet.agent import Agent
 from pilotfleet.fleet.monitor.feed import FeedConfig, FleetFeed
 from pilotfleet.fleet.monitor.view.fleetview import FleetView
@@ -33,6 +33,8 @@ NO_PLACE_S: Final = 6.0
 once. Saved before that, a state without places would have no place to go on from."""
 COSTLY_SHARE: Final = 0.05
 """Of the time that saving may take: a fleet of tens of thousands saves less often."""
+TAKE_S: Final = 8.0
+"""In which a broker takes an alert: one that was killed is not known to be away."""
 FINISH_S: Final = 1.5
 """How long the end waits for a moment at which nothing is under way."""
 
@@ -127,9 +129,13 @@ class Watch:
         """
         try:
             await self._feed.wait_following()
-        except PilotError:
+        except PilotError as error:
             if not self._is_known:
-                raise
+                raise type(error)(
+                    f"fleet {self.fleet} cannot be followed: {error}",
+                    hint="the daemon's agent must be in the network of each fleet; one"
+                    " with another rendezvous needs a monitor of its own",
+                ) from error
 
     async def finish(self) -> None:
         """Store the last of it, at a moment at which all that came is complete."""
@@ -147,7 +153,6 @@ class Watch:
             PilotError: No broker of the fleet took it.
         """
         config, heard = self._config, self._feed.following
-        # One that is away would be waited for longer than a delivery may take.
         *others, last = sorted(self.brokers, key=lambda name: name not in heard)
         async with await Agent.connect(config.socket, name=config.agent) as agent:
             for broker in others:
@@ -190,10 +195,14 @@ class Watch:
 
 async def _publish_at(agent: Agent, broker: str, topic: str, payload: bytes) -> None:
     try:
-        await agent.publish(topic, payload, broker=broker, confirm=True)
-    except NotSupported:
-        # An official broker gets it as it can.
-        await agent.publish(topic, payload, broker=broker)
+        async with asyncio.timeout(TAKE_S):
+            try:
+                await agent.publish(topic, payload, broker=broker, confirm=True)
+            except NotSupported:
+                # An official broker gets it as it can.
+                await agent.publish(topic, payload, broker=broker)
+    except TimeoutError:
+        raise TimedOut(f"broker {broker} does not answer in {TAKE_S:g} s") from None
 
 
 def fleet_name(broker: str) -> str:

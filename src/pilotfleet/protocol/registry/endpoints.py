@@ -1,4 +1,4 @@
-"""Which endpoint a registration stores (registry.md section 6.1, rule 1)."""
+"""Endpoints as text, and which one a registration stores (registry.md section 6.1)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from pilotfleet.errors import DecodeError
 if TYPE_CHECKING:
     from pilotfleet.protocol.address import Endpoint
 
-__all__ = ["format_endpoint", "is_private", "parse_endpoint", "stored_endpoint"]
+__all__ = [
+    "format_endpoint",
+    "is_loopback",
+    "is_private",
+    "parse_endpoint",
+    "stored_endpoint",
+]
 
 # Listed one by one: ``ipaddress.is_private`` covers more, among them the
 # documentation networks, which the rule keeps as they are.
@@ -71,6 +77,16 @@ def stored_endpoint(listen_addr: str, tcp_peer: Endpoint) -> str:
     if not host or is_private(host):
         return format_endpoint((tcp_peer[0], port))
     return listen_addr
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches what is bound to ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def is_private(host: str) -> bool:

@@ -25,9 +25,11 @@ __all__ = [
     "decode_confirm",
     "decode_mark",
     "decode_options",
+    "decode_roll_up",
     "encode_confirm",
     "encode_mark",
     "encode_options",
+    "encode_roll_up",
 ]
 
 CONFIRM_REQUEST: Final = b'{"confirm":true}'
@@ -122,6 +124,19 @@ def decode_mark(payload: bytes) -> MarkFrame | None:
 def asks_for_confirmation(payload: bytes) -> bool:
     """Tell whether a subscription to the publisher topic wants confirmations."""
     return _decode(payload).get("confirm") is True
+
+
+def encode_roll_up(levels: int) -> bytes:
+    """Return the payload of a broker that subscribes to the publisher topic above it.
+
+    ``levels`` counts the brokers that its events have passed, with itself.
+    """
+    return _encode({"roll_up": levels})
+
+
+def decode_roll_up(payload: bytes) -> int:
+    """Return how many brokers events have passed; 0 for those of other publishers."""
+    return _number(_decode(payload).get("roll_up")) or 0
 
 
 def encode_confirm(count: int) -> bytes:

@@ -29,6 +29,7 @@ __all__ = [
     "EventDecoder",
     "encode_event",
     "is_reserved",
+    "may_publish",
 ]
 
 # From the specification.
@@ -69,6 +70,11 @@ class Event(NamedTuple):
 def is_reserved(topic: str) -> bool:
     """Tell whether a topic is one of our extensions, and never published."""
     return topic.startswith(RESERVED_PREFIX)
+
+
+def may_publish(topic: str) -> bool:
+    """Tell whether a broker passes publications to a topic on."""
+    return topic != GOVERNED_TOPIC and not is_reserved(topic)
 
 
 def encode_event(topic: str, payload: bytes = b"") -> bytes:

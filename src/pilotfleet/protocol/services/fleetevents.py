@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 __all__ = [
+    "BROKER_TOPIC",
     "HEALTH_TOPIC",
     "MAX_EVENT_BYTES",
     "MAX_EVENT_ROWS",
@@ -24,6 +25,7 @@ __all__ = [
 HEALTH_TOPIC: Final = "fleet.health"
 TASK_TOPIC: Final = "fleet.task"
 NODE_TOPIC: Final = "fleet.node"
+BROKER_TOPIC: Final = "fleet.broker"
 STOPPED: Final = "stopped"
 """Status of an agent's last health event."""
 

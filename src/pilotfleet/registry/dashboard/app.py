@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import logging
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry
@@ -13,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from pilotfleet.registry.background import in_background
 from pilotfleet.registry.dashboard.api import CORS, PublicApi
 from pilotfleet.registry.dashboard.badges import badge
 from pilotfleet.registry.dashboard.figures import NetworkFigures
@@ -28,8 +27,6 @@ from pilotfleet.web.guard import guard
 from pilotfleet.web.limits import client_network
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from starlette.requests import Request
     from starlette.types import ASGIApp
 
@@ -38,8 +35,6 @@ if TYPE_CHECKING:
     from pilotfleet.registry.dashboard.view import RendezvousView
 
 __all__ = ["Dashboard"]
-
-logger = logging.getLogger(__name__)
 
 VERSION: Final = "1.0"
 """Of the health answer's form."""
@@ -54,7 +49,6 @@ BADGE_HEADERS: Final = {
     # Other sites show them.
     "Cross-Origin-Resource-Policy": "cross-origin",
 }
-RESTART_S: Final = 1.0
 
 
 class Dashboard:
@@ -70,23 +64,20 @@ class Dashboard:
         self._metrics = CollectorRegistry()
         self._metrics.register(RendezvousCollector(view))
         self._badges = RateLimit(BADGES_PER_S, burst=BADGE_BURST)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._work = contextlib.AsyncExitStack()
         self.app = self._make_app(bind)
 
     async def __aenter__(self) -> Dashboard:
         """Start the work in the background."""
         if self._config.enabled:
-            for run in (self._surveyor.run, self._figures.run):
-                task = asyncio.create_task(_supervise(run), name="dashboard")
-                self._tasks.append(task)
+            work = {"survey": self._surveyor.run, "figures": self._figures.run}
+            for name, run in work.items():
+                await self._work.enter_async_context(in_background(name, run))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         """End it."""
-        for task in self._tasks:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await self._work.aclose()
 
     def _make_app(self, bind: Endpoint) -> ASGIApp:
         config = self._config
@@ -177,16 +168,6 @@ class Dashboard:
             return refuse(404, "not_found", "there is no such badge")
         text = badge(*values[kind])
         return Response(text, media_type="image/svg+xml", headers=BADGE_HEADERS)
-
-
-async def _supervise(run: Callable[[], Awaitable[None]]) -> None:
-    """Keep background work going; a fault in it must not end it for good."""
-    while True:
-        try:
-            await run()
-        except Exception:
-            logger.exception("the dashboard's figures failed")
-        await asyncio.sleep(RESTART_S)
 
 
 async def _not_found(request: Request, error: Exception) -> Response:

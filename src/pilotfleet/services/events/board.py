@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pilotfleet.protocol.services.events import Event
+    from pilotfleet.services.events.host import BrokerAgent
     from pilotfleet.services.events.log import EventLog
-    from pilotfleet.services.events.publisher import BrokerAgent
 
 __all__ = ["Board"]
 

@@ -14,48 +14,42 @@ process are reached without the network.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from pilotfleet.errors import Busy, DecodeError, InvalidArgument, PilotError, TimedOut
 from pilotfleet.protocol.address import BACKBONE, Address
 from pilotfleet.protocol.services.eventoptions import (
     asks_for_confirmation,
     decode_options,
+    decode_roll_up,
 )
 from pilotfleet.protocol.services.events import (
-    GOVERNED_TOPIC,
     PUBLISHER_TOPIC,
     Event,
     is_reserved,
+    may_publish,
 )
 from pilotfleet.services.events.board import Board
 from pilotfleet.services.events.catchup import CatchUp, wants_past
+from pilotfleet.services.events.config import BrokerConfig
+from pilotfleet.services.events.counters import BrokerCounters, CounterReports
 from pilotfleet.services.events.intake import Intake
 from pilotfleet.services.events.limits import LimitConfig, PeerLimits
-from pilotfleet.services.events.publisher import BrokerConfig
 from pilotfleet.services.events.publishing import Publishing
-from pilotfleet.services.events.rollup import RollUp
+from pilotfleet.services.events.rollup import FromBelow, RollUp
 from pilotfleet.services.events.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from pilotfleet.services.events.host import BrokerAgent, BrokerHost, BrokerStream
     from pilotfleet.services.events.log import EventLog
-    from pilotfleet.services.events.publisher import (
-        BrokerAgent,
-        BrokerHost,
-        BrokerStream,
-    )
 
 __all__ = ["BrokerConfig", "EventBroker"]
 
 logger = logging.getLogger(__name__)
-
-COUNTERS_TOPIC: Final = "fleet.broker"
-COUNTERS_PAUSE_S: Final = 10.0
 
 
 class EventBroker:
@@ -63,18 +57,12 @@ class EventBroker:
 
     Args:
         host: Owns the agents and the tasks.
-        config: Limits, and the names of the fleet's brokers.
+        config: Limits, and the names of the fleet's brokers and of those above.
         limits: What one node may ask.
         is_member: Whether a peer belongs to the fleet of an agent. Members may
             publish faster.
         open_log: Opens the log of an agent's broker at its first use, or returns
             none if that broker keeps no log.
-        roll_up: Told of every publication that a broker of the host took; returns
-            whether it goes to a broker above. Never waits. The default is what the
-            configuration says.
-        roll_up: Told of every publication taken at the broker of an agent; returns
-            whether it goes to a broker above. Never waits. By default a
-            :class:`~pilotfleet.services.events.rollup.RollUp` by the configuration.
     """
 
     def __init__(
@@ -85,7 +73,6 @@ class EventBroker:
         limits: LimitConfig | None = None,
         is_member: Callable[[Any, int], bool] | None = None,
         open_log: Callable[[Any], Awaitable[EventLog | None]] | None = None,
-        roll_up: Callable[[Any, Event], bool] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -98,11 +85,11 @@ class EventBroker:
         self._limits = PeerLimits(limits or LimitConfig(), self._config, clock)
         self._boards: dict[int, Board] = {}
         self._opening = asyncio.Lock()
-        self._is_reporting = False
+        self._reports = CounterReports(
+            host, self._boards.values(), self._config.brokers, publish=self._take
+        )
         self._publishing = Publishing(host, self._config, deliver_here=self.deliver)
-        if roll_up is None and self._config.roll_up:
-            roll_up = RollUp(self._publishing, self._config).forward
-        self._roll_up = roll_up
+        self._roll_up = RollUp(self._publishing, self._config)
 
     def extensions(self) -> dict[str, Callable[..., Awaitable[dict[str, Any]]]]:
         """Return the daemon's extension operations of this service."""
@@ -113,7 +100,9 @@ class EventBroker:
 
     def counters(self, agent: BrokerAgent) -> dict[str, int]:
         """Return what the broker of an agent counted."""
-        board = self._boards.get(agent.node_id) or Board(agent, None, self._wall)
+        board = self._boards.get(agent.node_id)
+        if board is None:
+            return BrokerCounters().as_dict(None)
         return board.counters.as_dict(board.log)
 
     async def aclose(self) -> None:
@@ -182,6 +171,9 @@ class EventBroker:
             if topic == PUBLISHER_TOPIC:
                 self._count_publisher(session)
                 session.confirms = asks_for_confirmation(event.payload)
+                if levels := decode_roll_up(event.payload):
+                    node = session.stream.remote.address.node
+                    session.from_below = FromBelow(node, levels)
             return
         board, options = session.board, decode_options(event.payload)
         session.marks = options.marks
@@ -189,7 +181,7 @@ class EventBroker:
         board.counters.subscribers += 1
         remote = str(session.stream.remote)
         board.agent.report("pubsub.subscribed", topic=topic, remote=remote)
-        self._report_counters()
+        self._reports.start()
         log = board.log
         if log is not None and wants_past(options, log):
             past = CatchUp(session, topic, log, options)
@@ -229,7 +221,12 @@ class EventBroker:
         )
 
     async def deliver(
-        self, agent: BrokerAgent, event: Event, *, confirm: bool = False
+        self,
+        agent: BrokerAgent,
+        event: Event,
+        *,
+        confirm: bool = False,
+        from_below: FromBelow | None = None,
     ) -> None:
         """Publish at the broker of an agent of this host.
 
@@ -238,41 +235,49 @@ class EventBroker:
             event: What is published.
             confirm: Return when the event is in the log on the disk, if the broker
                 keeps one.
+            from_below: How it came, if another broker of this host sends it up.
 
         Raises:
             InvalidArgument: The topic is reserved.
             StorageError: The event could not be written, and had to be.
         """
         board = await self._board(agent)
-        if event.topic == GOVERNED_TOPIC or is_reserved(event.topic):
+        if not may_publish(event.topic):
             raise InvalidArgument(f"topic {event.topic!r} is reserved")
         log = board.log
         if log is None or not confirm:
-            self._take(board, event, None)
+            self._take(board, event, from_below=from_below)
             return
         while log.is_full(event):
             await log.flush()
         refused_before = log.refused
-        self._take(board, event, None, durable=True)
+        self._take(board, event, durable=True, from_below=from_below)
         await log.sync(refused_before)
 
     def _publish_received(self, session: Session, event: Event) -> None:
         if not session.is_publisher:
             self._count_publisher(session)
-        self._take(session.board, event, session, durable=session.confirms)
+        self._take(
+            session.board,
+            event,
+            source=session,
+            durable=session.confirms,
+            from_below=session.from_below,
+        )
 
     def _take(
         self,
         board: Board,
         event: Event,
-        source: Session | None,
         *,
+        source: Session | None = None,
         durable: bool = False,
+        from_below: FromBelow | None = None,
     ) -> None:
         if self._host.event_sink is not None:
             self._report_published(board.agent, event, source)
         board.deliver(event, source=source, durable=durable)
-        if self._roll_up is not None and self._roll_up(board.agent, event):
+        if self._roll_up.forward(board.agent, event, from_below):
             board.counters.forwarded += 1
 
     def _refuse(self, session: Session, event: Event) -> None:
@@ -297,7 +302,7 @@ class EventBroker:
             "pubsub.published", topic=event.topic, size=size, **{"from": remote}
         )
 
-    # Boards and their counters
+    # Boards
 
     async def _board(self, agent: BrokerAgent) -> Board:
         board = self._boards.get(agent.node_id)
@@ -318,31 +323,3 @@ class EventBroker:
     ) -> dict[str, Any]:
         """Serve the extension operation ``events``."""
         return dict(self.counters(agent))
-
-    def _report_counters(self) -> None:
-        """Let the counters be published as long as somebody listens."""
-        if not self._is_reporting and self._reported():
-            self._is_reporting = True
-            self._host.spawn(self._publish_counters(), name="event counters")
-
-    def _reported(self) -> list[Board]:
-        """Return the boards of the fleet's brokers that have a subscriber."""
-        names = self._config.brokers
-        return [
-            board
-            for board in self._boards.values()
-            if board.counters.subscribers
-            and (board.agent.hostname in names or board.agent.name in names)
-        ]
-
-    async def _publish_counters(self) -> None:
-        try:
-            while self._reported():
-                await asyncio.sleep(COUNTERS_PAUSE_S)
-                for board in self._reported():
-                    name = board.agent.hostname or board.agent.name
-                    row = {"broker": name, **board.counters.as_dict(board.log)}
-                    payload = json.dumps(row).encode()
-                    self._take(board, Event(COUNTERS_TOPIC, payload), None)
-        finally:
-            self._is_reporting = False

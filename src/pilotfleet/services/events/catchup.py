@@ -63,19 +63,23 @@ class CatchUp:
             StorageError: The log cannot be read, and the subscriber relies on it.
             PilotError: The connection broke.
         """
-        session, lost_before = self._session, self._log.lost
+        session = self._session
         try:
-            for _ in range(ROUNDS):
-                await self._write_until(self._log.last_id)
-                if self._log.last_id - self._position <= NEAR:
-                    break
+            await self._catch_up()
         except StorageError as error:
             logger.warning("replay for %s: %s", session.stream.remote, error)
             if session.marks:
                 # It would take what comes next for all that happened.
                 raise
+            # It may be subscribed already, which this leaves as it is.
             session.board.add(self._topic, session)
-            return
+
+    async def _catch_up(self) -> None:
+        session, lost_before = self._session, self._log.lost
+        for _ in range(ROUNDS):
+            await self._write_until(self._log.last_id)
+            if self._log.last_id - self._position <= NEAR:
+                break
         session.board.add(self._topic, session)
         # What is published from here on waits in the queue.
         until = self._log.last_id

@@ -12,21 +12,22 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from pilotfleet.errors import NotSupported, PilotError, TimedOut
+from pilotfleet.services.events.config import WRITE_SIZE
 from pilotfleet.transport.backoff import backoff_s
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from pilotfleet.protocol.address import Address
+    from pilotfleet.services.events.config import BrokerConfig
+    from pilotfleet.services.events.host import BrokerHost
     from pilotfleet.services.events.links import Link
-    from pilotfleet.services.events.publisher import BrokerConfig, BrokerHost
     from pilotfleet.services.events.route import Route
 
 __all__ = ["ConfirmedPublisher"]
 
 logger = logging.getLogger(__name__)
 
-WRITE_SIZE: Final = 64 << 10
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 5.0
 STALL_S: Final = 10.0
@@ -183,18 +184,21 @@ class ConfirmedPublisher:
 
     async def _connected(self) -> Link:
         link = self._link
-        if link is not None and link.is_open:
-            self._route.look_back()
-            if self._written or (better := self._route.take_better()) is None:
-                return link
-            await link.close()
-        else:
-            if link is not None:
-                # It ended while nobody looked; what was written is not confirmed.
-                self._restore()
-            better = await self._route.connect()
-        self._link, self._settled = better, better.settled
+        if link is None or not link.is_open:
+            # It may have ended while nobody looked; what was written is not confirmed.
+            self._restore()
+            return self._use(await self._route.connect())
+        self._route.look_back()
+        # Only when nothing is under way, which keeps the order.
+        if self._written or (better := self._route.take_better()) is None:
+            return link
+        self._use(better)
+        await link.close()
         return better
+
+    def _use(self, link: Link) -> Link:
+        self._link, self._settled = link, link.settled
+        return link
 
     def _settle(self, link: Link) -> None:
         while self._written and self._settled < link.settled:

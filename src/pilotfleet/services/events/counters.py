@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from pilotfleet.protocol.services.events import Event
+from pilotfleet.protocol.services.fleetevents import BROKER_TOPIC
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from pilotfleet.services.events.board import Board
+    from pilotfleet.services.events.host import BrokerHost
     from pilotfleet.services.events.log import EventLog
 
-__all__ = ["BrokerCounters"]
+__all__ = ["BrokerCounters", "CounterReports"]
+
+PAUSE_S: Final = 10.0
 
 
 @dataclass(slots=True)
@@ -39,3 +50,54 @@ class BrokerCounters:
         """Return all of them, with those of the log."""
         logged, lost = (log.logged, log.lost) if log is not None else (0, 0)
         return {**asdict(self), "logged": logged, "log_lost": lost}
+
+
+class CounterReports:
+    """Publishes the counters of the fleet's brokers while somebody listens.
+
+    Args:
+        host: Owns the task; there is one for all brokers, and none without listeners.
+        boards: The brokers of the host, as they are at any time.
+        names: Those of the fleet's brokers.
+        publish: Publishes at a board.
+    """
+
+    def __init__(
+        self,
+        host: BrokerHost,
+        boards: Collection[Board],
+        names: Sequence[str],
+        *,
+        publish: Callable[[Board, Event], None],
+    ) -> None:
+        self._host = host
+        self._boards = boards
+        self._names = names
+        self._publish = publish
+        self._is_running = False
+
+    def start(self) -> None:
+        """Begin, if somebody listens now."""
+        if not self._is_running and self._heard():
+            self._is_running = True
+            self._host.spawn(self._run(), name="event counters")
+
+    def _heard(self) -> list[Board]:
+        """Return the boards of the fleet's brokers that have a subscriber."""
+        return [
+            board
+            for board in self._boards
+            if board.counters.subscribers
+            and not {board.agent.hostname, board.agent.name}.isdisjoint(self._names)
+        ]
+
+    async def _run(self) -> None:
+        try:
+            while self._heard():
+                await asyncio.sleep(PAUSE_S)
+                for board in self._heard():
+                    name = board.agent.hostname or board.agent.name
+                    row = {"broker": name, **board.counters.as_dict(board.log)}
+                    self._publish(board, Event(BROKER_TOPIC, json.dumps(row).encode()))
+        finally:
+            self._is_running = False

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Final
 from pilotfleet.errors import TimedOut
 from pilotfleet.protocol.services.eventoptions import encode_confirm
 from pilotfleet.protocol.services.events import (
-    GOVERNED_TOPIC,
     Event,
     EventDecoder,
-    is_reserved,
+    may_publish,
 )
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ class Intake:
         self._turn = 0
         """Publications since others got their turn."""
         self._confirmed_at = 0.0
-        self._refused_before = 0
+        self._unwritten_before = 0
         """Groups that the log could not write before the first unconfirmed event."""
 
     async def run(self) -> None:
@@ -129,7 +128,7 @@ class Intake:
             return
         for event in events:
             await self._give_turn()
-            if self._is_forbidden(event):
+            if self._drop_reserved(event):
                 self._refused += 1
             elif session.peer.bucket.take(self._clock()):
                 self._publish(session, event)
@@ -141,10 +140,12 @@ class Intake:
             self._refused = 0
             await asyncio.sleep(pause)
 
-    def _is_forbidden(self, event: Event) -> bool:
-        is_forbidden = event.topic == GOVERNED_TOPIC or is_reserved(event.topic)
-        self._session.board.counters.malformed += is_forbidden
-        return is_forbidden
+    def _drop_reserved(self, event: Event) -> bool:
+        """Count a publication to a reserved topic; tell whether it is one."""
+        if may_publish(event.topic):
+            return False
+        self._session.board.counters.malformed += 1
+        return True
 
     async def _give_turn(self) -> None:
         """Let others run now and then; a read of a busy stream never waits."""
@@ -160,7 +161,7 @@ class Intake:
         self._start_group()
         for event in events:
             await self._give_turn()
-            if not self._is_forbidden(event):
+            if not self._drop_reserved(event):
                 await self._wait_for_room(event)
                 self._publish(self._session, event)
             self._taken += 1
@@ -168,7 +169,7 @@ class Intake:
 
     def _start_group(self) -> None:
         log = self._session.board.log
-        self._refused_before = log.refused if log is not None else 0
+        self._unwritten_before = log.refused if log is not None else 0
         self._confirmed_at = self._clock()
 
     async def _wait_for_room(self, event: Event) -> None:
@@ -186,5 +187,5 @@ class Intake:
     async def _confirm(self) -> None:
         log = self._session.board.log
         if log is not None and self._taken:
-            await log.sync(self._refused_before)
+            await log.sync(self._unwritten_before)
         await self._session.stream.write(encode_confirm(self._taken))

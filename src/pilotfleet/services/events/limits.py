@@ -16,7 +16,7 @@ from pilotfleet.protocol.limits import TokenBucket
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pilotfleet.services.events.publisher import BrokerConfig
+    from pilotfleet.services.events.config import BrokerConfig
 
 __all__ = ["LimitConfig", "Peer", "PeerLimits"]
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from pilotfleet.protocol.address import Address
     from pilotfleet.protocol.services.events import Event
-    from pilotfleet.services.events.publisher import BrokerStream
+    from pilotfleet.services.events.host import BrokerStream
 
 __all__ = ["AckedLink", "ConfirmedLink", "Link", "LocalLink", "PlainLink"]
 
@@ -104,9 +104,9 @@ class PlainLink(_StreamLink):
         self.settled = 0
 
     @classmethod
-    async def open(cls, stream: BrokerStream) -> PlainLink:
+    async def open(cls, stream: BrokerStream, options: bytes = b"") -> PlainLink:
         """Become a publisher on a new stream."""
-        await stream.write(encode_event(PUBLISHER_TOPIC))
+        await stream.write(encode_event(PUBLISHER_TOPIC, options))
         return cls(stream)
 
     async def write(self, frames: Sequence[bytes]) -> None:
@@ -130,10 +130,10 @@ class AckedLink(_StreamLink):
         self._settled = 0
 
     @classmethod
-    async def open(cls, stream: BrokerStream) -> AckedLink:
+    async def open(cls, stream: BrokerStream, options: bytes = b"") -> AckedLink:
         """Become a publisher on a new stream."""
         link = cls(stream)
-        greeting = encode_event(PUBLISHER_TOPIC)
+        greeting = encode_event(PUBLISHER_TOPIC, options)
         await stream.write(greeting)
         link._written = len(greeting)
         return link
@@ -184,19 +184,15 @@ class ConfirmedLink(_StreamLink):
             NotSupported: The broker confirms nothing.
         """
         link = cls(stream)
+        await stream.write(encode_event(PUBLISHER_TOPIC, CONFIRM_REQUEST))
         try:
-            await stream.write(encode_event(PUBLISHER_TOPIC, CONFIRM_REQUEST))
             async with asyncio.timeout(GREETING_S):
                 await link.wait_progress()
         except TimeoutError:
-            stream.abort()
             raise NotSupported(
                 f"broker {link.broker} does not confirm events",
                 hint="publish without confirmation, or at a broker of pilotfleet",
             ) from None
-        except BaseException:
-            stream.abort()
-            raise
         return link
 
     async def write(self, frames: Sequence[bytes]) -> None:

@@ -1,10 +1,9 @@
 """A bounded log of the events that a broker saw, for subscribers that ask back.
 
-Events go to SQLite in groups: while one group is being written, the next one
-gathers, so a busy broker makes few large transactions and an idle one none. A
-publisher that wants a confirmation waits for the disk (:meth:`EventLog.sync`); for
-all others the log is a convenience that loses events, counted, before anybody
-waits for it.
+Events go to SQLite in groups, ten in a second at most if nobody waits for them, so a
+busy broker makes few large transactions and an idle one none. A publisher that wants
+a confirmation waits for the disk (:meth:`EventLog.sync`); for all others the log is
+a convenience that loses events, counted, before anybody waits for it.
 
 Every event has a number that grows and is never given twice, not even after a
 crash that lost the newest events: a consumer that has seen number 90 may ask for
@@ -16,6 +15,7 @@ identity of its own, because numbers of another file say nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import uuid
@@ -36,6 +36,10 @@ __all__ = ["EventLog", "EventLogConfig", "LoggedEvent"]
 
 logger = logging.getLogger(__name__)
 
+GATHER_S: Final = 0.1
+"""How long a group gathers for which nobody waits: each costs a commit."""
+GROUP_BYTES: Final = 1 << 20
+"""It is written earlier when it is so large."""
 REPLAY_PAGE: Final = 256
 """Events read at once; between pages the reader may be slow without cost."""
 REPLAY_BYTES: Final = 256 << 10
@@ -46,6 +50,8 @@ PRUNE_STEP: Final = 1024
 """Events removed at once when a cap is passed."""
 ID_BLOCK: Final = 1 << 20
 """Numbers promised at a time."""
+LAST_ID: Final = 1 << 62
+"""Of any log: half of what SQLite can count to."""
 ROW_OVERHEAD: Final = 32
 
 _SCHEMA: Final = """
@@ -101,6 +107,7 @@ class EventLog:
         self._refused = 0
         """Groups that the disk did not take."""
         self._wake = asyncio.Event()
+        self._many = asyncio.Event()
         self._writing = asyncio.Lock()
         self._reading = asyncio.Semaphore(REPLAY_READS)
         self.uuid = ""
@@ -156,6 +163,8 @@ class EventLog:
         self._waiting_bytes += size
         self._is_durable |= durable
         self._wake.set()
+        if self._waiting_bytes >= GROUP_BYTES:
+            self._many.set()
         return True
 
     def is_full(self, event: Event) -> bool:
@@ -169,6 +178,9 @@ class EventLog:
         """Write events until cancelled."""
         while True:
             await self._wake.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GATHER_S):
+                    await self._many.wait()
             await self.flush()
 
     @property
@@ -193,6 +205,7 @@ class EventLog:
         """Write all events that were appended before the call."""
         async with self._writing:
             self._wake.clear()
+            self._many.clear()
             rows, self._waiting = self._waiting, []
             is_durable, self._is_durable = self._is_durable, False
             self._waiting_bytes = 0
@@ -253,7 +266,14 @@ class _Table:
             ).fetchone()
             # Files of earlier versions get their identity here.
             self.uuid = str(self._meta("uuid", str(uuid.uuid4())))
-            self.last_id = max(newest, int(self._meta("promised", 0)))
+            promised = self._meta("promised", 0)
+            # SQLite keeps any type in any column.
+            if not isinstance(promised, int) or max(newest, promised) > LAST_ID:
+                raise StorageError(
+                    f"event log {path} is damaged: it has no numbers left",
+                    hint="move it away: the broker then begins a new one",
+                )
+            self.last_id = max(newest, promised)
             self.promised = self._promise(self.last_id)
             self._set_durable(on=False)
 
@@ -344,7 +364,8 @@ class _Table:
             if not rows:
                 break
         too_old = newest - self._config.max_age_s
-        rows, taken = self._remove("WHERE wall < ? ORDER BY id LIMIT 8192", too_old)
+        # By age, for which there is an index: by number it would be a look at all.
+        rows, taken = self._remove("WHERE wall < ? ORDER BY wall LIMIT 8192", too_old)
         return removed + rows, freed + taken
 
     def _remove(self, condition: str, value: float) -> tuple[int, int]:

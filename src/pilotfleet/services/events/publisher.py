@@ -1,8 +1,7 @@
 """Publishing over one lasting connection, to a broker or its stand-bys.
 
 A :class:`Publisher` carries its bounded queue across reconnects, and owns no task
-while there is nothing to send. The protocols below say what the event service
-needs of the node it runs in.
+while there is nothing to send.
 """
 
 from __future__ import annotations
@@ -11,190 +10,30 @@ import asyncio
 import logging
 import time
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from pilotfleet.errors import ConnectionReset, PilotError, TimedOut
+from pilotfleet.services.events.config import WRITE_SIZE
+from pilotfleet.services.events.framequeue import FrameQueue
 from pilotfleet.transport.backoff import backoff_s
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Awaitable, Callable
 
-    from pilotfleet.protocol.address import Address, SocketAddress
+    from pilotfleet.protocol.address import Address
+    from pilotfleet.services.events.config import BrokerConfig
+    from pilotfleet.services.events.host import BrokerHost
     from pilotfleet.services.events.links import Link
     from pilotfleet.services.events.route import Route
 
-__all__ = [
-    "BrokerAgent",
-    "BrokerConfig",
-    "BrokerHost",
-    "BrokerStream",
-    "FrameQueue",
-    "Publisher",
-]
+__all__ = ["Publisher"]
 
 logger = logging.getLogger(__name__)
 
-WRITE_SIZE: Final = 64 << 10
-"""Events are written together up to this size."""
 RETRY_FIRST_S: Final = 0.5
 RETRY_MAX_S: Final = 30.0
 STALL_S: Final = 5.0
 """A broker that takes nothing for so long is left for its stand-by."""
-
-
-class BrokerStream(Protocol):
-    """What the broker needs of a connection."""
-
-    @property
-    def remote(self) -> SocketAddress:
-        """The other side."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the connection can still carry data."""
-
-    async def read(self, limit: int = ...) -> bytes:
-        """Return what came in; nothing at the end."""
-
-    async def write(self, data: bytes) -> None:
-        """Send, waiting while the window is full."""
-
-    @property
-    def unacknowledged_bytes(self) -> int:
-        """Bytes written that the other side may not have."""
-
-    async def close(self) -> None:
-        """End the connection after what was written."""
-
-    def abort(self) -> None:
-        """Break the connection off."""
-
-
-class BrokerAgent(Protocol):
-    """What the broker needs of an agent."""
-
-    @property
-    def name(self) -> str:
-        """Its name on this host."""
-
-    @property
-    def hostname(self) -> str:
-        """Its name in the registry, or nothing."""
-
-    @property
-    def node_id(self) -> int:
-        """Its number in the registry."""
-
-    def report(self, event: str, /, **data: Any) -> None:
-        """Tell the agent's webhook what happened."""
-
-    async def dial(self, remote: SocketAddress) -> BrokerStream:
-        """Connect to a peer."""
-
-    async def resolve_hostname(self, name: str) -> dict[str, Any]:
-        """Ask the registry for a name."""
-
-
-class BrokerHost(Protocol):
-    """What the broker needs of the process it runs in."""
-
-    @property
-    def by_node(self) -> Mapping[int, Any]:
-        """The hosted agents by node number."""
-
-    @property
-    def agents(self) -> Mapping[str, Any]:
-        """The hosted agents by name."""
-
-    @property
-    def event_sink(self) -> object | None:
-        """Whether any agent has a webhook; none costs nothing."""
-
-    def spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> Any:
-        """Run a coroutine that the host owns."""
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerConfig:
-    """Limits of the event service."""
-
-    brokers: tuple[str, ...] = ()
-    """Names, addresses or numbers of the fleet's broker and its stand-bys, in order;
-    none means the own node."""
-    roll_up: tuple[str, ...] = ()
-    """The broker above this one, and its stand-bys; none means there is none."""
-    roll_up_topics: tuple[str, ...] = ("fleet.*",)
-    """Patterns of the topics that it gets."""
-    max_queued_events: int = 4096
-    """For a subscriber or a publisher; more costs memory, fewer lose bursts."""
-    max_queued_bytes: int = 4 << 20
-    """The same in bytes. A single larger event still passes."""
-    member_burst: int = 20_000
-    """Events at once from a member of the fleet; strangers have 200."""
-    member_rate: float = 10_000.0
-    """Events per second from a member of the fleet; strangers have 100."""
-    publish_timeout_s: float = 30.0
-    """How long a publisher that wants to know waits for the broker."""
-    max_publishers: int = 1024
-    """Brokers that one agent publishes to. Beyond it the connection that was not
-    used for longest gives way, unless events wait on all of them."""
-
-
-class FrameQueue:
-    """Frames that wait to be written, bounded; the oldest give way."""
-
-    __slots__ = ("_bytes", "_frames", "_max_bytes", "_max_frames", "dropped")
-
-    def __init__(self, config: BrokerConfig) -> None:
-        self._frames: deque[bytes] = deque()
-        self._bytes = 0
-        self._max_frames = config.max_queued_events
-        self._max_bytes = config.max_queued_bytes
-        self.dropped = 0
-
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    @property
-    def size(self) -> int:
-        """Bytes of all frames."""
-        return self._bytes
-
-    def put(self, frame: bytes) -> None:
-        self._frames.append(frame)
-        self._bytes += len(frame)
-        while len(self._frames) > self._max_frames or (
-            self._bytes > self._max_bytes and len(self._frames) > 1
-        ):
-            self._bytes -= len(self._frames.popleft())
-            self.dropped += 1
-
-    def restore(self, frames: Iterable[bytes]) -> None:
-        """Put frames that were taken back in front, as far as there is room."""
-        for frame in reversed(list(frames)):
-            room = len(self._frames) < self._max_frames
-            if not room or self._bytes + len(frame) > self._max_bytes:
-                self.dropped += 1
-                continue
-            self._frames.appendleft(frame)
-            self._bytes += len(frame)
-
-    def remove(self, index: int) -> None:
-        """Take the frame at this place out."""
-        self._bytes -= len(self._frames[index])
-        del self._frames[index]
-
-    def take(self) -> list[bytes]:
-        """Return the oldest frames, about as many as one write should carry."""
-        batch: list[bytes] = []
-        size = 0
-        while self._frames and (not batch or size < WRITE_SIZE):
-            frame = self._frames.popleft()
-            batch.append(frame)
-            size += len(frame)
-        self._bytes -= size
-        return batch
 
 
 class Publisher:
@@ -225,6 +64,7 @@ class Publisher:
         self._clock = clock
         self._frames = FrameQueue(config)
         self._queued = 0
+        """Frames so far; that is also the number of the last one in the queue."""
         self._written = 0
         self._unsettled: deque[bytes] = deque()
         """Written, and sent again if the link breaks."""
@@ -271,17 +111,27 @@ class Publisher:
         """Queue a frame; return the broker that it was written to.
 
         Raises:
-            Unavailable: No broker can be reached, or not in time. The frame is
-                dropped: whoever was told so may publish again.
+            Unavailable: No broker can be reached. The frame is dropped: whoever was
+                told so may publish again.
+            TimedOut: It was not written in time. It is dropped, if it is not being
+                written just then.
         """
         written: asyncio.Future[Address] = asyncio.get_running_loop().create_future()
-        self._waiters.append((self._queued + 1, written))
         self.post(frame)
+        number = self._queued
+        self._waiters.append((number, written))
         try:
             async with asyncio.timeout(self._config.publish_timeout_s):
                 return await written
         except TimeoutError as error:
+            self._withdraw(number)
             raise TimedOut(f"broker {self._route} did not take the event") from error
+
+    def _withdraw(self, number: int) -> None:
+        """Never write a frame that still waits; its place keeps being counted."""
+        index = len(self._frames) - 1 - (self._queued - number)
+        if index >= 0:
+            self._frames.blank(index)
 
     async def _drain(self) -> None:
         """Write the queue, connecting again as often as needed."""
@@ -352,18 +202,22 @@ class Publisher:
 
     async def _connected(self) -> Link:
         link = self._link
-        if link is not None and link.is_open:
-            self._route.look_back()
-            self._check_progress(link)
-            if self._unsettled or (better := self._route.take_better()) is None:
-                return link
-            await link.close()
-        else:
+        if link is None or not link.is_open:
             self._restore()
-            better = await self._route.connect()
-        self._link, self._settled = better, better.settled
-        self._progress_at = self._clock()
+            return self._use(await self._route.connect())
+        self._route.look_back()
+        self._check_progress(link)
+        # Only when nothing is under way, which keeps the order.
+        if self._unsettled or (better := self._route.take_better()) is None:
+            return link
+        self._use(better)
+        await link.close()
         return better
+
+    def _use(self, link: Link) -> Link:
+        self._link, self._settled = link, link.settled
+        self._progress_at = self._clock()
+        return link
 
     def _settle(self, link: Link) -> int:
         count = link.settled - self._settled

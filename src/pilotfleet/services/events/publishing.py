@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pilotfleet.errors import Busy, DecodeError, InvalidArgument, TimedOut
+from pilotfleet.errors import Busy, InvalidArgument, TimedOut
 from pilotfleet.protocol.address import BACKBONE, Address, SocketAddress
+from pilotfleet.protocol.services.eventoptions import encode_roll_up
 from pilotfleet.protocol.services.events import EVENT_PORT, Event, encode_event
 from pilotfleet.services.events.confirmed import ConfirmedPublisher
 from pilotfleet.services.events.links import (
@@ -22,22 +23,18 @@ from pilotfleet.services.events.links import (
     PlainLink,
 )
 from pilotfleet.services.events.publisher import Publisher
+from pilotfleet.services.events.rollup import FromBelow
 from pilotfleet.services.events.route import Route
 from pilotfleet.services.events.standby import StandbyChoice
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from pilotfleet.services.events.config import BrokerConfig
+    from pilotfleet.services.events.host import BrokerAgent, BrokerHost, BrokerStream
     from pilotfleet.services.events.links import Link
-    from pilotfleet.services.events.publisher import (
-        BrokerAgent,
-        BrokerConfig,
-        BrokerHost,
-    )
 
 __all__ = ["Publishing"]
-
-MAX_NODE_DIGITS: Final = 10
 
 _Key: TypeAlias = "tuple[int | None, bool]"
 """A broker's node, none for the fleet's brokers; and whether it shall confirm."""
@@ -50,7 +47,7 @@ class Publishing:
         host: Owns the agents and the tasks.
         config: Limits, and the names of the fleet's brokers.
         deliver_here: Publishes at the broker of an agent of this host; takes the
-            agent, the event and ``confirm``.
+            agent, the event, ``confirm`` and ``from_below``.
     """
 
     def __init__(
@@ -112,11 +109,18 @@ class Publishing:
         publisher.post(frame)
         return publisher.broker or first
 
-    def open_publisher(
-        self, agent: BrokerAgent, names: Sequence[str], *, gather_s: float
+    def open_roll_up(
+        self, agent: BrokerAgent, names: Sequence[str], *, levels: int, gather_s: float
     ) -> Publisher:
-        """Return a new publisher of an agent, which gathers what it writes."""
-        route = self._route(agent, names, is_confirmed=False)
+        """Return a new publisher for what the broker of an agent sends up.
+
+        Args:
+            agent: Whose broker.
+            names: The broker above, and its stand-bys.
+            levels: How many brokers the events have passed, with this one.
+            gather_s: How long events wait for others to be written with.
+        """
+        route = self._route(agent, names, is_confirmed=False, levels=levels)
         return Publisher(self._host, route, self._config, gather_s=gather_s)
 
     async def request(
@@ -160,14 +164,11 @@ class Publishing:
         if here is not None:
             return here
         assert name is not None
-        is_number = name.isascii() and name.isdigit() and len(name) <= MAX_NODE_DIGITS
-        if is_number and int(name) <= 0xFFFF_FFFF:
-            return Address(BACKBONE, int(name))
-        try:
-            return Address.parse(name)
-        except DecodeError:
-            answer = await agent.resolve_hostname(name)
-            return Address.parse(str(answer.get("address", "")))
+        stated = Address.stated_by(name)
+        if stated is not None:
+            return stated
+        answer = await agent.resolve_hostname(name)
+        return Address.parse(str(answer.get("address", "")))
 
     def _find_here(self, agent: BrokerAgent, name: str | None) -> Address | None:
         if not name or name in (agent.hostname, agent.name):
@@ -210,13 +211,20 @@ class Publishing:
         raise Busy(f"agent {agent.name} publishes to {len(mine)} brokers already")
 
     def _route(
-        self, agent: BrokerAgent, names: Sequence[str], *, is_confirmed: bool
+        self,
+        agent: BrokerAgent,
+        names: Sequence[str],
+        *,
+        is_confirmed: bool,
+        levels: int = 0,
     ) -> Route:
         if is_confirmed:
-            make: Callable[[Any], Awaitable[Link]] = ConfirmedLink.open
+            make: Callable[[BrokerStream], Awaitable[Link]] = ConfirmedLink.open
         else:
             # What may have been lost is sent again only where that helps at once.
-            make = AckedLink.open if len(names) > 1 else PlainLink.open
+            kind = AckedLink if len(names) > 1 else PlainLink
+            make = partial(kind.open, options=encode_roll_up(levels) if levels else b"")
+        from_below = FromBelow(agent.node_id, levels) if levels else None
 
         async def open_link(name: str, limit_s: float | None) -> Link:
             try:
@@ -225,13 +233,20 @@ class Publishing:
                     local = self._local(agent, address)
                     if local is not None:
                         deliver = partial(
-                            self._deliver_here, local, confirm=is_confirmed
+                            self._deliver_here,
+                            local,
+                            confirm=is_confirmed,
+                            from_below=from_below,
                         )
                         return LocalLink(address, deliver)
                     stream = await agent.dial(SocketAddress(address, EVENT_PORT))
             except TimeoutError:
                 raise TimedOut(f"broker {name} does not answer") from None
-            return await make(stream)
+            try:
+                return await make(stream)
+            except BaseException:
+                stream.abort()
+                raise
 
         is_fleet = tuple(names) == self._config.brokers and len(names) > 1
         choice = self._choice if is_fleet else None

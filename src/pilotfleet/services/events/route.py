@@ -12,8 +12,8 @@ from pilotfleet.services.events.standby import StandbyChoice
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from pilotfleet.services.events.host import BrokerHost
     from pilotfleet.services.events.links import Link
-    from pilotfleet.services.events.publisher import BrokerHost
 
 __all__ = ["Route"]
 
@@ -50,6 +50,7 @@ class Route:
         self._choice = choice or StandbyChoice(len(self._names))
         self._place = 0
         self._is_probing = False
+        self._is_closed = False
         self._found: tuple[int, Link] | None = None
 
     @property
@@ -116,7 +117,8 @@ class Route:
         return link
 
     async def aclose(self) -> None:
-        """Close a link that was found and not taken."""
+        """Close a link that was found and not taken, and let none be found later."""
+        self._is_closed = True
         found, self._found = self._found, None
         if found is not None:
             await found[1].close()
@@ -134,8 +136,12 @@ class Route:
 
     async def _probe(self, place: int) -> None:
         try:
-            self._found = place, await self._open(place)
+            link = await self._open(place)
         except PilotError:
             return  # Noted, and left alone for longer.
         finally:
             self._is_probing = False
+        if self._is_closed:
+            await link.close()
+        else:
+            self._found = place, link

@@ -19,20 +19,21 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pilotfleet.errors import PilotError
 from pilotfleet.protocol.services.eventoptions import MarkFrame, encode_mark
+from pilotfleet.services.events.config import WRITE_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pilotfleet.services.events.board import Board
+    from pilotfleet.services.events.config import BrokerConfig
+    from pilotfleet.services.events.host import BrokerStream
     from pilotfleet.services.events.limits import Peer
-    from pilotfleet.services.events.publisher import BrokerConfig, BrokerStream
+    from pilotfleet.services.events.rollup import FromBelow
 
 __all__ = ["Delivery", "Session"]
 
 logger = logging.getLogger(__name__)
 
-WRITE_SIZE: Final = 64 << 10
-"""Events are written together up to this size."""
 MARK_PAUSE_S: Final = 1.0
 """Between marks while events come."""
 DRAIN_S: Final = 10.0
@@ -65,6 +66,7 @@ class Session:
         "_writer",
         "board",
         "confirms",
+        "from_below",
         "is_publisher",
         "is_subscribed",
         "lost",
@@ -89,6 +91,8 @@ class Session:
         """Whether it counts as a publisher."""
         self.confirms = False
         """Whether it wants to know what was taken."""
+        self.from_below: FromBelow | None = None
+        """How its publications came, if it is a broker that rolls up to this one."""
         self.marks = False
         """Whether it wants to know how far it has come."""
         self.lost = 0

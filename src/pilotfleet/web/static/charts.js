@@ -5,6 +5,11 @@ import { h, replace, setText } from "./dom.js";
 import { dayOfMonth, decimal, timeOfDay } from "./format.js";
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
+// With colours of the user there are few: lines differ by their dashes.
+const forced = matchMedia("(forced-colors: active)");
+const DASHES = [[], [8, 4], [2, 4]];
+const MARKERS = ["solid", "dashed", "dotted"];
+const SHORT_S = 240; // Ticks of less have seconds, so the last one needs more room.
 
 /** The value of a custom property of base.css. */
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -71,14 +76,14 @@ export class TimeChart {
       {
         width: this._width(),
         height: this.height,
-        padding: [8, 16, 0, 0],
+        padding: [8, (chart) => (span(chart) < SHORT_S ? 28 : 16), 0, 0],
         cursor: { y: false, drag: { x: false, y: false } },
-        legend: { live: true },
+        legend: { live: true, ...(forced.matches && { markers: { dash: (_, at) => MARKERS[(at - 1) % 3] } }) },
         hooks: { setCursor: [() => this._tellLast()] },
         scales: { y: { range: (_, low, high) => [Math.min(0, low ?? 0), niceTop(Math.max(high ?? 0, top))] } },
         axes: [
-          { ...axis, values: timeTicks, space: 60, size: 28 },
-          { ...axis, values: (_, ticks) => ticks.map((value) => first(value)), size: 56, space: 28 },
+          { ...axis, values: timeTicks, space: 64, size: 24 },
+          { ...axis, values: (_, ticks) => valueTicks(ticks, first), size: 56, space: 28 },
         ],
         series: [
           { label: "at", value: (_, time) => timeOfDay(time), class: "u-at" },
@@ -104,7 +109,7 @@ export class TimeChart {
       stroke: () => colour(name),
       fill: one.fill ? () => `color-mix(in srgb, ${colour(name)} 14%, transparent)` : undefined,
       width: 1.75,
-      dash: one.dash,
+      dash: forced.matches ? DASHES[index % 3] : one.dash,
       // A line through one point is nothing.
       points: { show: true, size: 4, filter: (chart, index) => lonely(chart.data[index]) },
       spanGaps: false,
@@ -148,17 +153,20 @@ function lonely(values) {
   return [...values.keys()].filter((at) => isKnown(at) && !isKnown(at - 1) && !isKnown(at + 1));
 }
 
-/** Days where a step is a day or more, else the time of day. */
+/** The seconds that are shown. */
+const span = ({ data }) => data[0].at(-1) - data[0][0];
+
+/** Days where a step is a day or more, else the time of day; with seconds where two ticks would read the same. */
 function timeTicks(_, ticks, __, ___, step_s) {
-  return ticks.map((time) => (step_s >= 86_400 ? dayOfMonth(time) : timeOfDay(time).slice(0, 5)));
+  const end = step_s < 60 ? 8 : 5;
+  return ticks.map((time) => (step_s >= 86_400 ? dayOfMonth(time) : timeOfDay(time).slice(0, end)));
 }
 
-/** Times of day, with seconds only where two ticks would read the same. */
-function clockTicks(ticks) {
-  // uPlot passes null for those that it has no room for.
-  const shown = ticks.filter((time) => time !== null);
-  const end = shown.length > 1 && shown[1] - shown[0] < 60 ? 8 : 5;
-  return ticks.map((time) => (time === null ? null : timeOfDay(time).slice(0, end)));
+/** What values are called at the axis: 10 %, where the figure is 10.0 %. */
+function valueTicks(ticks, format) {
+  const texts = ticks.map((value) => format(value));
+  const isRound = texts.every((text) => !/\.\d*[1-9]/.test(text));
+  return isRound ? texts.map((text) => text.replace(/\.0+(?!\d)/, "")) : texts;
 }
 
 /** The next round number: 1, 2, 5, 10, 20 … */

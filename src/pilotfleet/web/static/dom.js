@@ -69,7 +69,9 @@ export function debounced(run, ms) {
 
 /** Fetch JSON. Errors have the message and the hint that the server gave. */
 export async function getJson(url, { signal } = {}) {
-  const answer = await fetch(url, { signal, headers: { Accept: "application/json" } });
+  const answer = await fetch(url, { signal, headers: { Accept: "application/json" } }).catch((problem) => {
+    throw problem.name === "AbortError" ? problem : new Error("the server does not answer");
+  });
   if (answer.status === 401) {
     location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
   }

@@ -7,11 +7,11 @@ const LONGEST_PAUSE_MS = 30000;
 
 /**
  * Follow server-sent events.
- *   live("/api/stream", { events: { figures: (value) => … }, status: element })
- * The status element (role="status") says whether the page is live. Returns a function
- * that ends it.
+ *   live("/api/stream", { events: { figures: (value) => … }, status: element, onLost })
+ * The status element (role="status") says whether the page is live; `onLost` is called
+ * each time it is not. Returns a function that ends it.
  */
-export function live(url, { events, status = null }) {
+export function live(url, { events, status = null, onLost = () => {} }) {
   let source = null;
   let pause = FIRST_PAUSE_MS;
   let timer = 0;
@@ -36,6 +36,7 @@ export function live(url, { events, status = null }) {
       // pages at the same moment.
       source.close();
       say("not live, connecting again", "warn");
+      onLost();
       timer = setTimeout(open, pause * (0.5 + Math.random()));
       pause = Math.min(pause * 2, LONGEST_PAUSE_MS);
     };

@@ -2,11 +2,14 @@
 // around them are fetched.
 
 import { h, replace, setText } from "./dom.js";
+import { cellClass, Rows } from "./rows.js";
 
 const WINDOW = 100; // Rows of one request.
 const KEPT_WINDOWS = 30;
 const OVERSCAN = 6; // Rows drawn above and below what can be seen.
-const SETTLE_MS = 40; // A fast scroll asks for nothing on its way.
+const SETTLE_MS = 40; // How long a scroll rests until its rows are asked for.
+const REST_MS = 250; // And until its place is told: browsers refuse to note more than a few a second.
+const CALM_PX_PER_MS = 6; // A faster scroll asks for nothing on its way.
 const NARROW = "(max-width: 639px)";
 
 let tables = 0;
@@ -23,8 +26,10 @@ let tables = 0;
  *   sort         "name" or "-name" at the beginning
  *   onOpen(row)  Enter or a click on a row
  *   onSort(sort) after the user chose another order
+ *   onRest(position) after a scroll or another row was chosen
+ *   position     what onRest was given once: begin there
  *   empty        text when there are no rows
- *   noun         what is counted in the foot: "agents"
+ *   nouns        what is counted in the foot: ["agent", "agents"]
  */
 export class VirtualTable {
   constructor(root, options) {
@@ -35,8 +40,8 @@ export class VirtualTable {
     this.id = `vtable-${(tables += 1)}`;
     this.windows = new Map(); // Index of the window to its rows; the oldest first.
     this.pending = new Map(); // Index of the window to its AbortController.
-    this.drawn = new Map(); // Index of the row to { element, row }.
     this.generation = 0;
+    this.scroll = { top: 0, height: 0, speed: 0, at: 0 };
     this.media = matchMedia(NARROW);
     this._build(root);
     this.onMedia = () => this._layOut();
@@ -44,16 +49,18 @@ export class VirtualTable {
     this.watcher = new ResizeObserver(() => this._draw());
     this.watcher.observe(this.body);
     this._layOut();
-    this.reset();
+    this._begin(options.position);
   }
 
   /** Forget all rows and begin at the top: after another search or filter. */
   reset() {
-    this._forget();
-    this.active = -1;
-    this.body.scrollTop = 0;
-    this._announce();
-    this._want();
+    this._begin();
+    this.options.onRest?.(this.position);
+  }
+
+  /** Where the user is in the table. */
+  get position() {
+    return { top: this.scroll.top, active: this.active, total: this.total };
   }
 
   /** Fetch again what is in sight; it stays until the new rows are there. */
@@ -68,6 +75,8 @@ export class VirtualTable {
   close() {
     this._forget();
     clearTimeout(this.settling);
+    clearTimeout(this.resting);
+    cancelAnimationFrame(this.frame);
     this.media.removeEventListener("change", this.onMedia);
     this.watcher.disconnect();
   }
@@ -80,16 +89,17 @@ export class VirtualTable {
   }
 
   _build(root) {
-    const { columns, label, noun } = this.options;
-    this.heads = columns.map((column) => {
+    const { columns, label } = this.options;
+    this.heads = columns.map((column, at) => {
       const text = column.sort
         ? h("button", { type: "button", on: { click: () => this._press(column) } }, column.label)
         : h("span", {}, column.label);
-      return h("div", { role: "columnheader", class: cellClass(column) }, text);
+      return h("div", { role: "columnheader", "aria-colindex": at + 1, class: cellClass(column) }, text);
     });
     this.head = h("div", { class: "vhead", role: "row", "aria-rowindex": 1 }, this.heads);
     this.space = h("div", { class: "vspace", role: "presentation" });
     this.blank = h("div", { class: "vempty", hidden: true });
+    this.rows = new Rows(this.space, columns, this.id);
     this.body = h("div", { class: "vbody", role: "rowgroup", tabindex: -1 }, this.space, this.blank);
     this.foot = h("div", { class: "vfoot", role: "status" });
     this.grid = h(
@@ -100,8 +110,8 @@ export class VirtualTable {
     );
     root.classList.add("vtable");
     replace(root, this.grid, this.foot);
-    this.noun = noun ?? "rows";
     this.body.addEventListener("scroll", () => this._scrolled(), { passive: true });
+    this.space.addEventListener("click", (event) => this._click(event));
     this.grid.addEventListener("keydown", (event) => this._key(event));
     this._markSort();
   }
@@ -112,6 +122,16 @@ export class VirtualTable {
     this.grid.style.setProperty("--columns", shown.map(width).join(" "));
     this.rowHeight = parseFloat(getComputedStyle(this.grid).getPropertyValue("--row")) || 36;
     this._draw();
+  }
+
+  _begin({ top = 0, active = -1, total = this.total } = {}) {
+    this._forget();
+    this.active = active;
+    this.total = total;
+    this._announce();
+    this.body.scrollTop = top;
+    this._look();
+    this._want();
   }
 
   // Order.
@@ -133,9 +153,16 @@ export class VirtualTable {
 
   // Fetching.
 
+  // Read where the table is scrolled to; all that is written comes after it.
+  _look() {
+    const [top, height, at] = [this.body.scrollTop, this.body.clientHeight, performance.now()];
+    const { top: before, at: then } = this.scroll;
+    this.scroll = { top, height, at, speed: Math.abs(top - before) / Math.max(1, at - then) };
+  }
+
   _sight() {
-    const first = Math.floor(this.body.scrollTop / this.rowHeight);
-    const count = Math.ceil(this.body.clientHeight / this.rowHeight);
+    const first = Math.floor(this.scroll.top / this.rowHeight);
+    const count = Math.ceil(this.scroll.height / this.rowHeight);
     return [Math.max(0, first), Math.max(0, first + count)];
   }
 
@@ -181,8 +208,9 @@ export class VirtualTable {
   }
 
   _keep(index, page) {
+    const before = this.windows.get(index) ?? [];
     this.windows.delete(index);
-    this.windows.set(index, page.rows);
+    this.windows.set(index, page.rows.map((row, at) => same(before[at], row)));
     while (this.windows.size > KEPT_WINDOWS) this.windows.delete(this.windows.keys().next().value);
     this.total = page.total;
     this.isKnown = true;
@@ -195,97 +223,76 @@ export class VirtualTable {
     for (const controller of this.pending.values()) controller.abort();
     this.pending.clear();
     this.windows.clear();
-    for (const { element } of this.drawn.values()) element.remove();
-    this.drawn.clear();
+    this.rows.clear();
     this.isKnown = false;
   }
 
   // Drawing.
 
   _announce() {
-    const { empty } = this.options;
+    const { empty, nouns = ["row", "rows"] } = this.options;
     this.grid.setAttribute("aria-rowcount", this.isKnown ? this.total + 1 : -1);
-    this.space.style.setProperty("height", `${this.total * this.rowHeight}px`);
+    const height = `${this.total * this.rowHeight}px`;
+    if (this.space.style.height !== height) this.space.style.height = height;
     this.blank.hidden = !this.isKnown || this.total > 0;
     setText(this.blank, empty ?? "Nothing fits.");
     const count = new Intl.NumberFormat("en").format(this.total);
-    setText(this.foot, this.isKnown ? `${count} ${this.noun}` : "Loading …");
+    setText(this.foot, this.isKnown ? `${count} ${nouns[this.total === 1 ? 0 : 1]}` : "Loading …");
   }
 
   _scrolled() {
-    if (!this.frame) {
-      this.frame = requestAnimationFrame(() => {
-        this.frame = 0;
-        this._draw();
-      });
-    }
+    this.frame ||= requestAnimationFrame(() => {
+      this.frame = 0;
+      this._draw();
+      if (this.scroll.speed < CALM_PX_PER_MS) this._want();
+    });
+    this._restSoon();
+  }
+
+  _restSoon() {
     clearTimeout(this.settling);
-    this.settling = setTimeout(() => this._want(), SETTLE_MS);
+    clearTimeout(this.resting);
+    this.settling = setTimeout(() => {
+      this._want();
+      this.rows.straighten();
+    }, SETTLE_MS);
+    this.resting = setTimeout(() => this.options.onRest?.(this.position), REST_MS);
   }
 
   _draw() {
+    this._look();
     const [first, last] = this._sight();
-    const from = Math.max(0, first - OVERSCAN);
-    const to = Math.min(this.total, last + OVERSCAN);
-    for (const [index, { element }] of this.drawn) {
-      if (index < from || index >= to) {
-        element.remove();
-        this.drawn.delete(index);
-      }
-    }
-    for (let index = from; index < to; index += 1) this._drawRow(index);
+    const rowAt = (index) => this.windows.get(Math.floor(index / WINDOW))?.[index % WINDOW];
+    this.rows.show(Math.max(0, first - OVERSCAN), Math.min(this.total, last + OVERSCAN), rowAt, this.rowHeight);
     this._markActive();
-  }
-
-  _drawRow(index) {
-    const row = this.windows.get(Math.floor(index / WINDOW))?.[index % WINDOW];
-    let drawn = this.drawn.get(index);
-    if (drawn === undefined) {
-      const element = h("div", {
-        class: "vrow",
-        role: "row",
-        id: `${this.id}-${index}`,
-        "aria-rowindex": index + 2,
-        on: { click: (event) => this._click(event, index) },
-      });
-      element.style.setProperty("top", `${index * this.rowHeight}px`);
-      drawn = { element, row: null };
-      this.drawn.set(index, drawn);
-      this.space.append(element);
-    } else if (drawn.row === row) {
-      return;
-    }
-    drawn.row = row;
-    drawn.element.classList.toggle("waiting", row === undefined);
-    replace(drawn.element, this.options.columns.map((column) => this._cell(column, row)));
-  }
-
-  _cell(column, row) {
-    const content = row === undefined ? "…" : column.render(row);
-    return h("div", { role: "gridcell", class: cellClass(column) }, content);
   }
 
   // The row that the keyboard is at.
 
   _markActive() {
-    const current = this.drawn.get(this.active);
-    for (const { element } of this.drawn.values()) {
-      element.classList.toggle("active", element === current?.element);
-      element.setAttribute("aria-selected", element === current?.element);
-    }
-    if (current) this.grid.setAttribute("aria-activedescendant", current.element.id);
+    const id = this.rows.mark(this.active);
+    if (id === this.activeId) return;
+    this.activeId = id;
+    if (id) this.grid.setAttribute("aria-activedescendant", id);
     else this.grid.removeAttribute("aria-activedescendant");
   }
 
-  _click(event, index) {
-    this.active = index;
-    this._markActive();
+  _click(event) {
+    const index = this.rows.indexOf(event.target);
+    if (index < 0) return;
+    this._choose(index);
     const isControl = event.target.closest("a, button") !== null;
     if (!isControl && getSelection().isCollapsed) this._open();
   }
 
+  _choose(index) {
+    this.active = index;
+    this._markActive();
+    this.options.onRest?.(this.position);
+  }
+
   _open() {
-    const row = this.drawn.get(this.active)?.row;
+    const row = this.rows.at(this.active);
     if (row) this.options.onOpen?.(row);
   }
 
@@ -301,6 +308,7 @@ export class VirtualTable {
       End: this.total - 1,
     };
     if (event.key === "Enter") this._open();
+    else if (event.key === "Escape") this._choose(-1);
     else if (event.key in targets) this._moveTo(targets[event.key]);
     else return;
     event.preventDefault();
@@ -311,12 +319,14 @@ export class VirtualTable {
     this.active = Math.min(this.total - 1, Math.max(0, index));
     const top = this.active * this.rowHeight;
     const bottom = top + this.rowHeight;
-    if (top < this.body.scrollTop) this.body.scrollTop = top;
-    else if (bottom > this.body.scrollTop + this.body.clientHeight) this.body.scrollTop = bottom - this.body.clientHeight;
+    if (top < this.scroll.top) this.body.scrollTop = top;
+    else if (bottom > this.scroll.top + this.scroll.height) this.body.scrollTop = bottom - this.scroll.height;
     this._draw();
+    this._restSoon();
   }
 }
 
-function cellClass(column) {
-  return [column.number && "number", column.wideOnly && "wide-only"].filter(Boolean).join(" ") || null;
+/** The row as it was, if the new one says the same: it is not drawn again. */
+function same(before, row) {
+  return before !== undefined && JSON.stringify(before) === JSON.stringify(row) ? before : row;
 }

@@ -50,6 +50,8 @@ MAX_RUNS: Final = 5
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
 POST_S: Final = 10.0
+PUBLISH_S: Final = 60.0
+"""At the broker, and at its stand-bys one after the other."""
 COMMAND_S: Final = 30.0
 MAX_OUTPUT: Final = 64 * 1024
 MAX_ERRORS: Final = 500
@@ -240,7 +242,7 @@ class AlertActions:
                 await _run(action.command, body, data)
         else:
             try:
-                async with asyncio.timeout(POST_S):
+                async with asyncio.timeout(PUBLISH_S):
                     await self._publish(str(body["fleet"]), action.topic, data)
             except (PilotError, OSError) as error:  # Also no answer in time.
                 raise _Failed(str(error) or "not published in time") from error

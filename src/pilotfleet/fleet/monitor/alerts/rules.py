@@ -19,6 +19,7 @@ from pilotfleet.errors import ConfigError, InvalidArgument
 from pilotfleet.fleet.monitor.alerts.targets import Action, parse_action
 from pilotfleet.fleet.monitor.source import SERIES
 from pilotfleet.protocol.durations import format_duration, parse_duration
+from pilotfleet.protocol.services.fleetevents import HEALTH_TOPIC
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +59,6 @@ _TAG_SERIES: Final = SERIES[: SERIES.index("trust_links")]
 TAG_METRICS: Final = frozenset({*_TAG_SERIES, "agents_total", "completed", "failed"})
 AGENT_METRICS: Final = frozenset(["state", "completed", "failed", "polo", "tunnels"])
 
-HEALTH: Final = "fleet.health"
 _PLACEHOLDERS: Final = frozenset(["value", "subject", "fleet", "rule"])
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
@@ -193,7 +193,8 @@ def parse_rules(content: bytes, source: str) -> tuple[Rule, ...]:
     """
     try:
         table = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
+        # Also what is no UTF-8, and a number of thousands of digits.
         raise ConfigError(f"alert rules {source} is not TOML: {error}") from None
     try:
         tables = msgspec.convert(table, _RulesFile).rule
@@ -281,7 +282,7 @@ def _check_metric(rule: Rule) -> None:
                 f"absent: {rule.metric!r} is no topic that the monitor follows",
                 hint='use "fleet.health", "fleet.task" or another topic of fleet.*',
             )
-        if rule.scope is not Scope.FLEET and rule.metric != HEALTH:
+        if rule.scope is not Scope.FLEET and rule.metric != HEALTH_TOPIC:
             raise ConfigError(
                 f"absent: {rule.metric!r} is not known of single agents and tags",
                 hint='use "fleet.health", or leave out tag and agent',

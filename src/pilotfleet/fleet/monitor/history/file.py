@@ -301,17 +301,25 @@ class HistoryFile:
         if row is None:
             return None
         try:
-            return Saved(row[0], _positions.decode(row[1]), row[2])
-        except msgspec.MsgspecError as error:
+            # SQLite keeps any type in any column.
+            return Saved(bytes(row[0]), _positions.decode(row[1]), float(row[2]))
+        except (msgspec.MsgspecError, TypeError, ValueError) as error:
             raise StorageError(
-                f"history {self._path} is damaged: positions of {fleet!r}: {error}",
+                f"history {self._path} is damaged: what is kept of {fleet!r}: {error}",
                 hint="put a copy of it back, or move it away",
             ) from error
 
     def load_alerts(self) -> bytes | None:
         """Return what :meth:`store_alerts` wrote last, or None."""
         row = self._database.execute("SELECT state FROM alerts").fetchone()
-        return None if row is None else bytes(row[0])
+        if row is None:
+            return None
+        if not isinstance(row[0], bytes):
+            raise StorageError(
+                f"history {self._path} is damaged: the alerts are no bytes",
+                hint="put a copy of it back, or move it away",
+            )
+        return row[0]
 
     def trust_changes(self, fleet: str, limit: int) -> list[TrustChange]:
         """Return the last changes, newest first."""

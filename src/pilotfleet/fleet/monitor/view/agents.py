@@ -18,7 +18,7 @@ from pilotfleet.fleet.monitor.figures import AgentCounts, AgentState
 
 # msgspec looks at it when the program runs.
 from pilotfleet.fleet.monitor.samples import DirectoryAgent  # noqa: TC001
-from pilotfleet.fleet.monitor.view.intake import STOPPED
+from pilotfleet.protocol.services.fleetevents import STOPPED
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -28,11 +28,6 @@ from pilotfleet.fleet.monitor.view.agents import AgentBook
 from pilotfleet.fleet.monitor.view.directorybook import DirectoryBook
 from pilotfleet.fleet.monitor.view.graph import draw
 from pilotfleet.fleet.monitor.view.intake import (
-    BROKER,
-    HEALTH,
-    KNOWN_TOPICS,
-    NODE,
-    TASK,
     clean,
     named_agent,
     read_broker,
@@ -53,6 +48,12 @@ from pilotfleet.fleet.monitor.view.tasks import Second, SeenTasks, TaskWindow
 from pilotfleet.fleet.monitor.view.topicclock import TopicClock
 from pilotfleet.fleet.monitor.view.traffic import TrafficBook
 from pilotfleet.fleet.monitor.view.trust import TrustBook
+from pilotfleet.protocol.services.fleetevents import (
+    BROKER_TOPIC,
+    HEALTH_TOPIC,
+    NODE_TOPIC,
+    TASK_TOPIC,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -85,7 +86,17 @@ view was not there, and history has a gap as well."""
 MAX_WAITING_S: Final = 300
 """Seconds of samples that wait for ``collect``."""
 
-_WORDS: Final = {word: word for word in (*KNOWN_TOPICS, "SUCCEEDED", "FAILED")}
+_WORDS: Final = {
+    word: word
+    for word in (
+        BROKER_TOPIC,
+        HEALTH_TOPIC,
+        NODE_TOPIC,
+        TASK_TOPIC,
+        "SUCCEEDED",
+        "FAILED",
+    )
+}
 """Texts that come again and again are kept once."""
 
 
@@ -133,10 +144,10 @@ class FleetView:
         self._topics = TopicClock()
         self._samples: deque[list[Sample]] = deque(maxlen=MAX_WAITING_S)
         self._takers = {
-            HEALTH: self._take_health,
-            TASK: self._take_tasks,
-            NODE: self._take_node,
-            BROKER: self._take_broker,
+            HEALTH_TOPIC: self._take_health,
+            TASK_TOPIC: self._take_tasks,
+            NODE_TOPIC: self._take_node,
+            BROKER_TOPIC: self._take_broker,
         }
 
     # Taking
@@ -486,7 +497,7 @@ class FleetView:
         if agent is not None:
             ended = at if row.at is None else row.at
             text = clean(row.text.strip(), MAX_TASK_TEXT)
-            status = _WORDS.get(row.status, row.status)
+            status = _WORDS.get(row.status) or clean(row.status, MAX_TASK_TEXT)
             agent.tasks.append((ended, row.task_id, status, row.ms, text))
             del agent.tasks[: -self._agents.recent]
 

@@ -10,12 +10,6 @@ from typing import Annotated, Final, TypeAlias, TypeVar
 import msgspec
 
 __all__ = [
-    "BROKER",
-    "HEALTH",
-    "KNOWN_TOPICS",
-    "NODE",
-    "STOPPED",
-    "TASK",
     "BrokerReport",
     "Health",
     "NodeReport",
@@ -31,13 +25,6 @@ __all__ = [
     "read_tasks",
 ]
 
-HEALTH: Final = "fleet.health"
-TASK: Final = "fleet.task"
-NODE: Final = "fleet.node"
-BROKER: Final = "fleet.broker"
-KNOWN_TOPICS: Final = frozenset([HEALTH, TASK, NODE, BROKER])
-STOPPED: Final = "stopped"
-"""The status of the last health event of an agent that ends orderly."""
 SUCCEEDED: Final = "SUCCEEDED"
 
 MAX_EVENT: Final = 1 << 20
@@ -46,11 +33,14 @@ MAX_NAME: Final = 64
 MAX_STATUS: Final = 32
 MAX_ROWS: Final = 10_000
 MAX_COUNT: Final = 1 << 53
+MAX_CARRIED: Final = 1 << 32
+"""Agents and tunnels of a daemon: those of all daemons still add up in 64 bits."""
 MAX_COUNTERS: Final = 32
 
 _Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
 _Host: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 _Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
+_Carried: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MAX_CARRIED)]
 _Time: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 _Interval: TypeAlias = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 
@@ -94,7 +84,7 @@ class NodeRow(msgspec.Struct):
 
     agent: _Name
     node_id: Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)] = 0
-    tunnels: _Count = 0
+    tunnels: _Carried = 0
     bytes_sent: _Count = 0
     bytes_received: _Count = 0
     peers: Annotated[list[str], msgspec.Meta(max_length=1_000)] = []
@@ -103,8 +93,8 @@ class NodeRow(msgspec.Struct):
 class NodeTotals(msgspec.Struct):
     """What a daemon carries for all of them."""
 
-    agents: _Count = 0
-    tunnels: _Count = 0
+    agents: _Carried = 0
+    tunnels: _Carried = 0
     bytes_sent: _Count = 0
     bytes_received: _Count = 0
 

@@ -21,6 +21,8 @@ __all__ = ["NodeEntry", "SavedHost", "SavedNode", "TrafficBook"]
 MISSED: Final = 5
 """Reports after which a daemon is taken for gone."""
 GRACE_S: Final = 1.0
+SHORTEST_INTERVAL_S: Final = 0.5
+LONGEST_INTERVAL_S: Final = 3_600.0
 MAX_HOSTS: Final = 20_000
 MAX_NODES: Final = 100_000
 MAX_PEERS: Final = 32
@@ -230,10 +232,14 @@ class TrafficBook:
         host.version = report.version or UNKNOWN
         host.agents, host.tunnels = totals.agents, totals.tunnels
         host.sent, host.received = totals.bytes_sent, totals.bytes_received
-        host.interval_s, host.last_seen = report.interval_s, max(host.last_seen, at)
+        # What it says may be next to nothing, which no rate can be taken over, or days,
+        # in which it would keep its place though it was never heard again.
+        interval_s = max(report.interval_s, SHORTEST_INTERVAL_S)
+        interval_s = min(interval_s, LONGEST_INTERVAL_S)
+        host.interval_s, host.last_seen = interval_s, max(host.last_seen, at)
         rated_at, sent, received = host.rated
         # A long report comes as several events, which tell the same totals.
-        if (span_s := at - rated_at) >= report.interval_s / 2:
+        if (span_s := at - rated_at) >= interval_s / 2:
             host.rate = (
                 int(_gain(sent, host.sent) / span_s),
                 int(_gain(received, host.received) / span_s),

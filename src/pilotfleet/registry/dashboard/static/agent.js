@@ -50,7 +50,15 @@ async function load() {
 }
 
 // Back to the list as it was, not to a new one.
-byId("back").setAttribute("href", `/${sessionStorage.getItem("polo-list") ?? ""}`);
+const back = byId("back");
+back.setAttribute("href", `/${sessionStorage.getItem("polo-list") ?? ""}`);
+back.addEventListener("click", (event) => {
+  const isPlain = !(event.ctrlKey || event.metaKey || event.shiftKey || event.button);
+  // Who came from the list is led to its place in it, which the history knows.
+  if (!isPlain || history.length < 2 || sessionStorage.getItem("polo-opened") !== location.pathname) return;
+  event.preventDefault();
+  history.back();
+});
 
 load();
 setInterval(() => {

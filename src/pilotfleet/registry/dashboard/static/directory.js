@@ -10,6 +10,7 @@ const CHIPS = 40;
 const REFRESH_MS = 4000;
 const HISTORY = 360; // Samples; as many as the server keeps.
 const SAMPLE_S = 5;
+const OPENED = "polo-opened"; // The agent whose page leads back here, see agent.js.
 
 // What is looked for. It is also the address of the page, so it can be passed on.
 const asked = new URLSearchParams(location.search);
@@ -30,7 +31,7 @@ function parameters() {
 }
 
 function remembered() {
-  history.replaceState(null, "", `?${parameters()}`);
+  history.replaceState(history.state, "", `?${parameters()}`);
   sessionStorage.setItem("polo-list", location.search);
 }
 
@@ -46,7 +47,7 @@ const agentPath = (agent) => `/agents/${encodeURIComponent(agent.address)}`;
 
 const table = new VirtualTable(byId("agents"), {
   label: "Public agents",
-  noun: "public agents",
+  nouns: ["public agent", "public agents"],
   empty: "No public agent fits. Private agents are never listed.",
   sort: filter.sort,
   columns: [
@@ -87,12 +88,24 @@ const table = new VirtualTable(byId("agents"), {
     const page = await getJson(`/api/v1/agents?${query}`, { signal });
     return { total: page.total, rows: page.agents };
   },
-  onOpen: (agent) => location.assign(agentPath(agent)),
+  onOpen(agent) {
+    sessionStorage.setItem(OPENED, agentPath(agent));
+    location.assign(agentPath(agent));
+  },
+  // Whoever comes back from an agent's page finds the table where it was.
+  onRest: (position) => history.replaceState({ table: position }, ""),
+  position: history.state?.table,
   onSort(sort) {
     filter.sort = sort;
     remembered();
   },
 });
+
+byId("agents").addEventListener("click", (event) => {
+  const link = event.target.closest("a");
+  if (link) sessionStorage.setItem(OPENED, link.pathname);
+});
+if (history.state?.table?.active >= 0) table.grid.focus({ preventScroll: true });
 
 // Search and tags.
 

@@ -30,7 +30,7 @@ export class AgentPage {
     }
     replace(
       main,
-      h("p", { class: "crumb" }, h("a", { href: app.href("/agents") }, "Agents")),
+      h("p", { class: "crumb" }, h("a", { href: app.href("/agents"), on: { click: back } }, "Agents")),
       h("div", { class: "agent-head" }, h("h1", {}, this._name), this._state),
       this._problem,
       h(
@@ -91,13 +91,13 @@ export class AgentPage {
         "tr",
         {},
         h("td", { class: "when" }, moment(task.at, this._app)),
-        h("td", { class: "mono" }, task.task_id),
         h("td", {}, outcome(task.status)),
         h("td", { class: "number" }, milliseconds(task.ms)),
         h("td", { class: "said" }, task.text),
+        h("td", { class: "mono" }, task.task_id),
       ),
     );
-    const heads = [["Ended"], ["Task"], ["Result"], ["Time", "number"], ["Said"]];
+    const heads = [["Ended"], ["Result"], ["Time", "number"], ["Said"], ["Task"]];
     return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Last tasks" },
       plainTable("Last tasks, newest first", heads, rows));
   }
@@ -111,7 +111,7 @@ export class AgentPage {
 
   _events(events) {
     if (!events.length) return h("p", { class: "muted" }, "None lately.");
-    return h("ul", { class: "feed" }, events.map((event) => eventRow(event, this._app)));
+    return h("ul", { class: "feed" }, events.map(eventRow));
   }
 }
 
@@ -119,3 +119,11 @@ const outcome = (status) => {
   const isGood = /^(succeeded|completed|ok|done)$/i.test(status);
   return h("span", { class: `state ${isGood ? "good" : "bad"}` }, status.toLowerCase());
 };
+
+// To the list as it was left, with its filters and at its place.
+function back(event) {
+  const isPlain = !(event.ctrlKey || event.metaKey || event.shiftKey || event.button);
+  if (!isPlain || history.state?.before !== "/agents") return;
+  event.preventDefault();
+  history.back();
+}

@@ -14,7 +14,6 @@ const FEW_TAGS = 12;
 export class AgentsPage {
   constructor(main, app) {
     this._app = app;
-    this._kept = new Map();
     this._shownAt = performance.now();
     const asked = new URLSearchParams(location.search);
     this._search = asked.get("search") ?? "";
@@ -32,12 +31,15 @@ export class AgentsPage {
       label: "Agents",
       columns: this._columns(),
       sort: asked.get("sort") ?? "name",
-      noun: "agents",
+      nouns: ["agent", "agents"],
       empty: "No agent fits the search.",
       fetchWindow: (wanted) => this._fetch(wanted),
       onOpen: (row) => app.go(app.agentHref(row.name)),
       onSort: () => this._remember(),
+      onRest: (position) => this._keepPlace(position),
+      position: history.state?.table,
     });
+    if (history.state?.table?.active >= 0) this._table.grid.focus({ preventScroll: true });
     this._repeat = new Repeat(TAGS_MS, asking(this._problem, (signal) => this._readTags(signal)));
   }
 
@@ -47,6 +49,11 @@ export class AgentsPage {
     if (document.hidden || performance.now() - this._shownAt < REFRESH_MS) return;
     this._shownAt = performance.now();
     this._table.refresh();
+  }
+
+  // The page is left; the address is still its own.
+  leave() {
+    this._keepPlace(this._table.position);
   }
 
   close() {
@@ -138,23 +145,18 @@ export class AgentsPage {
   _remember() {
     const { sort } = this._table;
     const order = sort === "name" ? {} : { sort };
-    history.replaceState(null, "", this._app.href("/agents", { ...this._query(), ...order }));
+    history.replaceState(history.state, "", this._app.href("/agents", { ...this._query(), ...order }));
+  }
+
+  // Whoever comes back from an agent's page finds the table where it was.
+  _keepPlace(position) {
+    history.replaceState({ ...history.state, table: position }, "");
   }
 
   async _fetch({ offset, limit, sort, signal }) {
     const params = { ...this._query(), sort, offset, limit };
     const page = await this._app.ask("agents", params, { signal });
-    return { total: page.total, rows: page.rows.map((row) => this._same(row)) };
-  }
-
-  // The same object as before for a row that did not change: it is not drawn again.
-  _same(row) {
-    const text = JSON.stringify(row);
-    const kept = this._kept.get(row.name);
-    if (kept?.text === text) return kept.row;
-    if (this._kept.size > 5_000) this._kept.clear();
-    this._kept.set(row.name, { text, row });
-    return row;
+    return { total: page.total, rows: page.rows };
   }
 
   async _readTags(signal) {

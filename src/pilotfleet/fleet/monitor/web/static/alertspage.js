@@ -52,7 +52,7 @@ export class AlertsPage {
       h(
         "div",
         { class: "alert-time" },
-        h("p", {}, end === null ? "since " : "ended ", moment(end ?? since, this._app)),
+        h("p", {}, end === null ? "began " : "ended ", moment(end ?? since, this._app)),
         h("p", { class: "muted small" }, dateTime(end ?? since)),
       ),
     );

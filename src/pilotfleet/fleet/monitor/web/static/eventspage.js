@@ -3,25 +3,24 @@
 import { debounced, h, replace, setText } from "/shared/dom.js";
 import { integer } from "/shared/format.js";
 import { asking, Repeat } from "./app.js";
-import { moment, Part, problemLine } from "./parts.js";
+import { clockTime, Part, problemLine } from "./parts.js";
 
 const REFRESH_MS = 1_000;
 const ASKED = 1_000;
 const KEPT = 2_000;
 const SHOWN = 200;
 
-export const eventRow = ({ at, topic, data }, app) =>
+export const eventRow = ({ at, topic, data }) =>
   h(
     "li",
     {},
-    h("span", { class: "when" }, moment(at, app)),
+    h("span", { class: "when" }, clockTime(at)),
     h("b", { class: "topic" }, topic),
     h("code", { class: "data" }, data),
   );
 
 export class EventsPage {
   constructor(main, app) {
-    this._app = app;
     this._events = [];
     this._problem = problemLine();
     this._count = h("p", { class: "muted small" });
@@ -87,6 +86,6 @@ export class EventsPage {
 
   _draw(events) {
     if (!events.length) return h("li", { class: "muted" }, "Nothing yet.");
-    return events.map((event) => eventRow(event, this._app));
+    return events.map(eventRow);
   }
 }

@@ -255,7 +255,7 @@ export class Graph {
       const [x, y] = this._point(at);
       context.globalAlpha = focus && !focus.near.has(at) ? 0.2 : 1;
       context.beginPath();
-      context.arc(x, y, this._radius(at), 0, 2 * Math.PI);
+      outline(context, node.state, x, y, this._radius(at));
       context.fillStyle = colours.get(name);
       context.fill();
       context.lineWidth = 1.5;
@@ -306,5 +306,20 @@ export class Graph {
   _point(at) {
     const { scale, x, y } = this._view;
     return [this._layout.x[at] * scale + x, this._layout.y[at] * scale + y];
+  }
+}
+
+// A state has a form of its own, as in lists: a colour alone does not tell it.
+function outline(context, state, x, y, radius) {
+  if (state === "late") {
+    const half = radius * 0.9;
+    context.rect(x - half, y - half, 2 * half, 2 * half);
+  } else if (state === "lost") {
+    const half = radius * 1.25;
+    context.moveTo(x, y - half);
+    for (const [dx, dy] of [[half, 0], [0, half], [-half, 0]]) context.lineTo(x + dx, y + dy);
+    context.closePath();
+  } else {
+    context.arc(x, y, radius, 0, 2 * Math.PI);
   }
 }

@@ -49,6 +49,8 @@ class Shell {
     live("/api/stream", {
       status: byId("live"),
       events: { figures: (state) => this._take(state) },
+      // A monitor that was started anew knows no login: asked, it leads to the form.
+      onLost: () => getJson("/api/session").catch(() => {}),
     });
   }
 
@@ -70,7 +72,8 @@ class Shell {
   }
 
   _go(href) {
-    history.pushState(null, "", href);
+    this._page?.leave?.();
+    history.pushState({ before: location.pathname }, "", href);
     this._open();
     scrollTo(0, 0);
     const heading = this._main.querySelector("h1");

@@ -1,7 +1,7 @@
 // Small pieces that several pages are made of.
 
 import { h, replace } from "/shared/dom.js";
-import { ago, dateTime } from "/shared/format.js";
+import { ago, dateTime, timeOfDay } from "/shared/format.js";
 
 const STATE_CLASS = { alive: "good", late: "warn", lost: "bad", left: "off" };
 const TICK_MS = 1000;
@@ -21,6 +21,12 @@ export function moment(at, app) {
     { datetime: new Date(at * 1000).toISOString(), title: dateTime(at), "data-at": at },
     ago(at, app.now),
   );
+}
+
+/** The time of day of a moment, for what comes faster than "how long ago" can tell apart. */
+export function clockTime(at) {
+  if (!at) return h("span", { class: "muted" }, "–");
+  return h("time", { datetime: new Date(at * 1000).toISOString(), title: dateTime(at) }, timeOfDay(at));
 }
 
 /** Keep all moments of the page true. */

@@ -111,6 +111,7 @@ export class Tiles {
       setText(this._counts[at], integer(count));
       // A few of many are still seen.
       const share = count ? Math.max(count, (agents.alive + agents.late + agents.lost) / 60) : 0;
+      this._shares[at].classList.toggle("none", !count);
       this._shares[at].style.setProperty("flex-grow", share);
     });
   }

@@ -23,6 +23,8 @@ export class TrustPage {
     this._changes = new Part(changes, (value) => this._drawChanges(value));
     this._list = new Part(list, (value) => this._drawList(value));
     this._filter = this._makeFilter();
+    const feed = card("Changes", changes);
+    feed.classList.add("feed-card");
     replace(
       main,
       h("h1", {}, "Trust"),
@@ -31,7 +33,7 @@ export class TrustPage {
         "div",
         { class: "trust-grid" },
         this._makePicture(),
-        h("div", { class: "stack" }, card("Chosen agent", chosen), card("Changes", changes)),
+        h("div", { class: "trust-side" }, card("Chosen agent", chosen), feed),
       ),
       card("Agents by links", this._filter, list),
     );
