@@ -276,7 +276,7 @@ async def _publish_in_turns(
             await DaemonClient.connect(net.socket("far"))
         )
         # Nothing answers a subscription, and what came before it would count as lost.
-        while not data_of(net.ctl("hub", "events", "status"))["subscribers"]:
+        while not data_of(net.ctl("hub", "events", "status"))["subscribers"]:  # noqa: ASYNC110
             await asyncio.sleep(PROBE_S)
         received = _Counter(reader, len(encode_event(TOPIC, _health(1))))
         reading = asyncio.create_task(received.run())

@@ -59,6 +59,18 @@ async def agents(fleet: Fleet) -> AsyncIterator[tuple[Agent, Agent]]:
         yield crew, spare
 
 
+async def all_heard(items: FleetSubscription) -> None:
+    """Read until each broker has said that it has the subscription.
+
+    Until then it may take an event of another connection first.
+    """
+    heard: set[str] = set()
+    while heard < set(items.brokers):
+        item = await anext(items)
+        assert isinstance(item, Mark)
+        heard.add(item.broker)
+
+
 async def payloads(items: FleetSubscription, wanted: set[str]) -> list[str]:
     """Return payloads as they come until all wanted ones have."""
     got: list[str] = []
@@ -74,8 +86,7 @@ async def test_publishing_moves_to_the_stand_by_within_seconds(
 ) -> None:
     crew, listener = agents
     async with await listener.subscribe("news", marks=True) as events:
-        while len(events.following) < 2:
-            await events.wait_change()
+        await all_heard(events)
         hub = await crew.publish("news", "1")
         first = await anext(events)
         while isinstance(first, Mark):
@@ -99,8 +110,7 @@ async def test_confirmed_events_survive_the_death_of_the_hub(
 ) -> None:
     crew, listener = agents
     async with await listener.subscribe("news", marks=True) as events:
-        while len(events.following) < 2:
-            await events.wait_change()
+        await all_heard(events)
         confirmed: set[str] = set()
         enough = asyncio.Event()
 
@@ -157,6 +167,7 @@ async def test_sub_broker_rolls_up_and_its_death_is_survived(fleet: Fleet) -> No
         await far.subscribe("any.thing", marks=True) as events,
     ):
         assert events.brokers == ("hub",)
+        await all_heard(events)
         hub = (await listener.resolve("hub")).node
         direct = await far.publish("any.thing", {"n": 1})
         assert direct == listener.address

@@ -153,8 +153,8 @@ function lonely(values) {
   return [...values.keys()].filter((at) => isKnown(at) && !isKnown(at - 1) && !isKnown(at + 1));
 }
 
-/** The seconds that are shown. */
-const span = ({ data }) => data[0].at(-1) - data[0][0];
+/** The seconds that are shown; a chart that is being made has no data yet. */
+const span = ({ data }) => (data?.[0]?.length ? data[0].at(-1) - data[0][0] : Infinity);
 
 /** Days where a step is a day or more, else the time of day; with seconds where two ticks would read the same. */
 function timeTicks(_, ticks, __, ___, step_s) {
