@@ -186,6 +186,20 @@ async def test_who_guesses_is_held_back_even_with_the_right_token() -> None:
         assert (await log_in(there, TOKEN, address="203.0.113.9")).status == 303
 
 
+async def test_wrong_tokens_do_not_shut_out_who_had_the_right_one_before() -> None:
+    clock = Clock()
+    _, server = guarded(clock)
+    right = {"Authorization": f"Bearer {TOKEN}"}
+    wrong = {"Authorization": "Bearer wrong"}
+    async with server:
+        there = server.address
+        assert (await fetch(there, "/api/x", headers=right)).status == 200
+        for _ in range(2 * ATTEMPTS):
+            last = await fetch(there, "/api/x", headers=wrong)
+        assert last.status == 429
+        assert (await fetch(there, "/api/x", headers=right)).status == 200
+
+
 async def test_guesses_from_many_addresses_are_limited_in_all() -> None:
     _, server = guarded()
     async with server:

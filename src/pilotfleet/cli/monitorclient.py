@@ -13,6 +13,7 @@ import msgspec
 
 from pilotfleet.errors import (
     AuthRequired,
+    Busy,
     CertificateRefused,
     ConnectionFailed,
     InvalidArgument,
@@ -102,6 +103,11 @@ class MonitorClient:
             raise AuthRequired(
                 f"the monitor at {self._url} wants another token",
                 hint="give the file of its --http-token-file with --token-file",
+            )
+        if status == 429:
+            raise Busy(
+                f"the monitor at {self._url} was sent too many wrong tokens",
+                hint="wait a little, then try again",
             )
         if status == 404 and self._fleet:
             raise NotFound(f"the monitor at {self._url} watches no {self._fleet!r}")

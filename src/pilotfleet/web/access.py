@@ -59,6 +59,9 @@ class Access:
         self._clock = clock
         self._sessions: dict[bytes, float] = {}
         """Digest of the session to when it ends; the oldest first."""
+        self._proven: dict[str, float] = {}
+        """Addresses that had the right token to when that is forgotten; the oldest
+        first."""
         self._by_address = TokenBuckets(ATTEMPT_RATE, ATTEMPTS, capacity=MAX_ADDRESSES)
         self._of_all = TokenBucket(ALL_ATTEMPTS, ALL_ATTEMPTS_RATE, clock())
         self._page = Template(Assets("pilotfleet.web").text("login.html"))
@@ -145,20 +148,32 @@ class Access:
         """Tell whether the token is right; None: nobody may try now.
 
         The right one is held back as well, else the limit would stop nobody who
-        guesses. It costs nothing, so programs may send it as often as they like.
+        guesses; but not from where it came before, else one program with a wrong token
+        would shut out all others of its machine. It costs nothing, so programs may
+        send it as often as they like.
         """
         address, now = client_network(request), self._clock()
+        is_right = hmac.compare_digest(_digest(token), self._digest or b"")
+        if is_right and self._proven.get(address, 0.0) > now:
+            self._note_proof(address, now)
+            return True
         # Who has used up his own tries takes none from all the others.
         if not self._by_address.allow(address, now):
             return None
         if not self._of_all.take(now):
             self._by_address.give_back(address)
             return None
-        is_right = hmac.compare_digest(_digest(token), self._digest or b"")
         if is_right:
             self._of_all.give_back()
             self._by_address.give_back(address)
+            self._note_proof(address, now)
         return is_right
+
+    def _note_proof(self, address: str, now: float) -> None:
+        self._proven.pop(address, None)
+        self._proven[address] = now + SESSION_S
+        if len(self._proven) > MAX_ADDRESSES:
+            del self._proven[next(iter(self._proven))]
 
     def _check_bearer(self, request: Request, token: str) -> Response | None:
         match self._try(request, token):

@@ -19,6 +19,7 @@ from pilotfleet.fleet.monitor.figures import (
     AgentRow,
     AgentState,
     AlertRow,
+    AlertState,
     Figures,
     Link,
     PoloFigures,
@@ -203,7 +204,7 @@ class MadeFleet:
             "info",
             self._names[0],
             "agent:worker-7",
-            "resolved",
+            AlertState.RESOLVED,
             since=at - 7_200,
             summary="worker-7 said nothing for 3 minutes",
             resolved_at=at - 6_000,
@@ -215,13 +216,19 @@ class MadeFleet:
             "critical",
             self._names[0],
             "",
-            "firing",
+            AlertState.FIRING,
             since=at - 95,
             value=0.0712,
             summary=f"7.1 % of the tasks fail {HOSTILE}",
         )
         wait = AlertRow(
-            "late", "warning", self._names[0], "tag:gpu", "pending", at - 20, 12
+            "late",
+            "warning",
+            self._names[0],
+            "tag:gpu",
+            AlertState.PENDING,
+            at - 20,
+            12,
         )
         return [new, wait, old]
 

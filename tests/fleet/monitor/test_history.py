@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pilotfleet.errors import Closed, StorageError
-from pilotfleet.fleet.monitor.figures import TrustChange
 from pilotfleet.fleet.monitor.history import file as historyfile
 from pilotfleet.fleet.monitor.history.history import History, Retention
 from tests.fleet.monitor.historysupport import NOON, Wall, query, sample
@@ -216,20 +215,6 @@ async def test_tags_beyond_the_bound_replace_the_silent_ones(
         assert any(value is not None for value in values) is is_there, tag
 
 
-async def test_trust_changes_are_kept(
-    history: History, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(historyfile, "MAX_TRUST_CHANGES", 5)
-    changes = [TrustChange(NOON + n, "linked", "a", f"b{n}") for n in range(8)]
-    for part in (slice(0, 3), slice(3, 8)):
-        await history.store(
-            "f", [], state=b"", positions={}, trust_changes=changes[part]
-        )
-    assert await history.trust_changes("f") == changes[:2:-1]
-    assert await history.trust_changes("f", limit=1) == changes[:6:-1]
-    assert await history.trust_changes("other") == []
-
-
 async def test_alerts_are_kept(history: History) -> None:
     assert await history.load_alerts() is None
     assert await history.store_alerts(b"one")
@@ -252,7 +237,6 @@ async def test_full_disk_loses_and_doubles_nothing(
                 [sample(NOON - 8 + second, completed=1, ms=[1])],
                 state=big,
                 positions={"hub": ("log", second)},
-                trust_changes=[TrustChange(NOON, "linked", "a", "b")],
             )
         assert not await history.store_alerts(big)
         assert history.waiting == 8
@@ -264,7 +248,6 @@ async def test_full_disk_loses_and_doubles_nothing(
         assert await store(history, sample(NOON, completed=1, ms=[1]), fleet="g")
         assert history.waiting == 0
         assert await total(history) == 9 * 60 / 10
-        assert len(await history.trust_changes("f")) == 8
         saved = await history.load("f")
         assert saved is not None
         assert saved.positions == {"hub": ("log", 7)}
@@ -401,7 +384,6 @@ async def test_cancelled_call_is_done_all_the_same(history: History) -> None:
 KILLED = """
 import asyncio, os, sys
 from pathlib import Path
-from pilotfleet.fleet.monitor.figures import TrustChange
 from pilotfleet.fleet.monitor.history.history import History
 from tests.fleet.monitor.historysupport import NOON, sample
 
@@ -415,7 +397,6 @@ async def main():
             done += 1
             await history.store(
                 "f", samples, state=b"%d" % done, positions={"hub": ("log", done)},
-                trust_changes=[TrustChange(float(done), "linked", "a", "b")],
             )
             os.write(1, b"%d\\n" % done)
 
@@ -437,7 +418,7 @@ def run_and_kill(path: Path, *, after: int) -> int:
 
 
 async def test_killed_program_leaves_what_belongs_together(path: Path) -> None:
-    """Samples, state, positions and trust changes agree after each SIGKILL."""
+    """Samples, state and positions agree after each SIGKILL."""
     for rounds in range(1, 6):
         told = run_and_kill(path, after=40 * rounds)
         async with History(path, wall=Wall()) as history:
@@ -446,7 +427,6 @@ async def test_killed_program_leaves_what_belongs_together(path: Path) -> None:
             done = int(saved.state)
             assert done >= told
             assert saved.positions == {"hub": ("log", done)}
-            assert (await history.trust_changes("f"))[0].at == done
         for table in ("seconds", "minutes", "hours"):
             sums = query(path, f"SELECT sum(completed) FROM {table} GROUP BY id >> 33")
             assert sums == [(done,), (done,)], table

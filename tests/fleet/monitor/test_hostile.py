@@ -13,6 +13,7 @@ import pytest
 from pilotfleet.errors import ConfigError, StorageError
 from pilotfleet.fleet.monitor.alerts.rules import parse_rules
 from pilotfleet.fleet.monitor.history.history import History
+from pilotfleet.fleet.monitor.view import graph
 from pilotfleet.fleet.monitor.view.fleetview import FleetView
 
 if TYPE_CHECKING:
@@ -67,6 +68,23 @@ def test_the_status_of_a_task_steers_no_terminal() -> None:
     row = {"agent": "a", "task_id": "t", "status": "\x1b]0;x\x07"}
     view.take("fleet.task", json.dumps({"tasks": [row]}).encode(), at=NOW)
     assert view.agent("a").tasks[0].status.isprintable()
+
+
+def test_tunnels_beyond_all_measure_are_only_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(graph, "MAX_TUNNELS", 10)
+    view = FleetView("made")
+    peers = [f"0:0000.0000.{number:04X}" for number in range(1, 9)]
+    rows = [
+        {"agent": f"a{number}", "node_id": 100 + number, "peers": peers}
+        for number in range(5)
+    ]
+    report = {"host": "h", "totals": {}, "agents": rows}
+    view.take("fleet.node", json.dumps(report).encode(), at=NOW)
+    drawn = view.trust_graph()
+    assert len(drawn.links) == 16
+    assert drawn.hidden_links == 24
 
 
 def test_a_rule_with_a_number_of_thousands_of_digits_is_told() -> None:

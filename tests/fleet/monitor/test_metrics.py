@@ -15,6 +15,7 @@ from starlette.requests import Request
 from pilotfleet.fleet.monitor.figures import (
     AgentCounts,
     AlertRow,
+    AlertState,
     TagFigures,
     TaskFigures,
 )
@@ -121,10 +122,10 @@ def test_the_monitor_tells_of_itself() -> None:
 def test_a_resolved_alert_is_a_zero() -> None:
     source = filled_source()
     source.rows = [
-        AlertRow("errors", "critical", "words", "", "firing", START),
-        AlertRow("errors", "critical", "words", "tag:text", "resolved", START),
-        AlertRow("quiet", "info", "words", "", "resolved", START),
-        AlertRow("later", "info", "words", "", "pending", START),
+        AlertRow("errors", "critical", "words", "", AlertState.FIRING, START),
+        AlertRow("errors", "critical", "words", "tag:text", AlertState.RESOLVED, START),
+        AlertRow("quiet", "info", "words", "", AlertState.RESOLVED, START),
+        AlertRow("later", "info", "words", "", AlertState.PENDING, START),
     ]
     found = scrape(source)
     name = "pilot_monitor_alerts_firing"
@@ -206,7 +207,9 @@ def metrics_in(expression: str) -> set[str]:
 
 def all_metrics() -> set[str]:
     source = filled_source(completed=3, failed=1)
-    source.rows = [AlertRow("errors", "critical", "words", "", "firing", START)]
+    source.rows = [
+        AlertRow("errors", "critical", "words", "", AlertState.FIRING, START)
+    ]
     health = MonitorHealth(last_event={"words": START})
     health.output("otlp")
     return {name for name, _ in scrape(source, health)}

@@ -127,7 +127,6 @@ def test_restarts_change_nothing(steps: list[Step], restarts: set[int]) -> None:
             act(view, now - age_s if age_s > 20 else now)
     assert told(one)[:-1] == told(other)[:-1]
     assert kept(one.collect()) == kept([*samples, *other.collect()])
-    assert one.new_trust_changes() == other.new_trust_changes()
     again = FleetView.load(one.save(), at=now)
     assert told(again)[:-1] == told(one)[:-1]
 

@@ -176,9 +176,7 @@ class FleetFeed:
 
     def now(self) -> float:
         """Return the time of the view: that of the broker that is most behind."""
-        lags = (
-            self._brokers[name].lag_s for name in self._following & {*self._brokers}
-        )
+        lags = (self._broker(name).lag_s for name in self._following)
         return min(self._clock() - max(lags, default=0.0), self._in_order.oldest)
 
     async def save(self) -> None:
@@ -199,6 +197,9 @@ class FleetFeed:
                     await self._subscribe(agent)
                 failures = 0
             except PilotError as error:
+                # No error: it was followed meanwhile, and has just gone away.
+                if self.error is None:
+                    failures = 0
                 self._set_error(error, is_first=not failures)
                 failures += 1
             self._set_following(frozenset())

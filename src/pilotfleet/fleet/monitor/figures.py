@@ -18,6 +18,7 @@ __all__ = [
     "AgentRow",
     "AgentState",
     "AlertRow",
+    "AlertState",
     "Figures",
     "Link",
     "PoloFigures",
@@ -44,7 +45,7 @@ class AgentState(StrEnum):
     """It said goodbye; no longer counted."""
 
 
-class AgentCounts(msgspec.Struct, frozen=True, omit_defaults=False):
+class AgentCounts(msgspec.Struct, frozen=True):
     """Agents by state. The first of the five figures."""
 
     alive: int = 0
@@ -255,6 +256,15 @@ class TrustGraph(msgspec.Struct, frozen=True):
     hidden_links: int = 0
 
 
+class AlertState(StrEnum):
+    """How an alert is."""
+
+    PENDING = "pending"
+    """Its condition is met, but not yet for as long as the rule says."""
+    FIRING = "firing"
+    RESOLVED = "resolved"
+
+
 class AlertRow(msgspec.Struct, frozen=True):
     """An alert that fires, or did."""
 
@@ -263,8 +273,7 @@ class AlertRow(msgspec.Struct, frozen=True):
     fleet: str
     subject: str
     """What it is about: empty for the fleet, or ``tag:text``, ``agent:worker-7``."""
-    state: str
-    """``pending``, ``firing`` or ``resolved``."""
+    state: AlertState
     since: float
     value: float | None = None
     summary: str = ""

@@ -6,6 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
+from pilotfleet.transport.backoff import backoff_s
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -29,7 +31,7 @@ async def supervise(
         work: The part.
         counters: Where its failures are counted.
     """
-    pause_s = FIRST_PAUSE_S
+    failures = 0
     while True:
         try:
             await work()
@@ -39,5 +41,6 @@ async def supervise(
             counters.errors += 1
         else:
             return
+        failures += 1
+        pause_s = backoff_s(failures, first_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S)
         await asyncio.sleep(pause_s)
-        pause_s = min(pause_s * 2, LONGEST_PAUSE_S)

@@ -181,7 +181,6 @@ class Watch:
             self.view.collect(),
             state=self.view.save(),
             positions=positions,
-            trust_changes=self.view.new_trust_changes(),
         )
         if not is_written:
             # The history says so, and keeps the samples for the next time.

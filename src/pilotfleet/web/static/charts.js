@@ -22,6 +22,7 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
  *   series  [{ label, colour: 1…6 | "--bad", format(value) → text, fill: true, dash: [4, 4] }]
  *   height  pixels
  *   top     the least that the axis reaches up to (default 1)
+ *   most    what it never goes beyond
  *
  *   chart.set(times, [values, …])   unix seconds; null where nothing is known
  */
@@ -64,7 +65,7 @@ export class TimeChart {
   }
 
   _make(data) {
-    const { series, top = 1 } = this.options;
+    const { series, top = 1, most = Infinity } = this.options;
     const first = series[0].format ?? decimal;
     const axis = {
       stroke: () => colour("--muted"),
@@ -80,7 +81,7 @@ export class TimeChart {
         cursor: { y: false, drag: { x: false, y: false } },
         legend: { live: true, ...(forced.matches && { markers: { dash: (_, at) => MARKERS[(at - 1) % 3] } }) },
         hooks: { setCursor: [() => this._tellLast()] },
-        scales: { y: { range: (_, low, high) => [Math.min(0, low ?? 0), niceTop(Math.max(high ?? 0, top))] } },
+        scales: { y: { range: (_, low, high) => [Math.min(0, low ?? 0), Math.min(most, niceTop(Math.max(high ?? 0, top)))] } },
         axes: [
           { ...axis, values: timeTicks, space: 64, size: 24 },
           { ...axis, values: (_, ticks) => valueTicks(ticks, first), size: 56, space: 28 },

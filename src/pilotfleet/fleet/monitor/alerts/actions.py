@@ -12,7 +12,6 @@ import asyncio
 import hashlib
 import json
 import logging
-import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -25,6 +24,7 @@ from pilotfleet.fleet.exitstatus import describe_exit
 from pilotfleet.fleet.worker.child import Child
 from pilotfleet.fleet.worker.environment import task_environment
 from pilotfleet.protocol.services.webhook import Target, check_address
+from pilotfleet.transport.backoff import backoff_s
 from pilotfleet.transport.httppost import HttpPoster
 
 if TYPE_CHECKING:
@@ -193,12 +193,16 @@ class AlertActions:
                 if queue.waiting and queue.waiting[0] is delivery:
                     queue.waiting.popleft()
                 self.version += 1
-            # Nothing waits between the last look at the queue and this.
-            self._queues.pop(key, None)
         finally:
-            queue.task = None
-            if queue.poster is not None:
-                await queue.poster.aclose()
+            try:
+                if queue.poster is not None:
+                    await queue.poster.aclose()
+            finally:
+                # Only now: until then the task is known to whoever ends all of them,
+                # and what is offered meanwhile waits for the next one.
+                queue.task = queue.poster = None
+                if not queue.waiting:
+                    self._queues.pop(key, None)
 
     async def _deliver_one(self, queue: _Queue, delivery: _Delivery) -> None:
         """Try until it is confirmed or given up."""
@@ -220,8 +224,9 @@ class AlertActions:
                 if tries > 1:
                     logger.info("%s: takes alerts again", label)
                 return
-            pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(tries - 1, 10))
-            await self._sleep(pause_s * random.uniform(0.5, 1.0))
+            await self._sleep(
+                backoff_s(tries, first_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S)
+            )
 
     def _is_over(self, action: Action, delivery: _Delivery, tries: int) -> bool:
         if action.command and tries >= MAX_RUNS:

@@ -25,7 +25,7 @@ import msgspec
 from pilotfleet.errors import DecodeError
 from pilotfleet.fleet.monitor.alerts.counterrates import CounterRate
 from pilotfleet.fleet.monitor.alerts.rules import FOLLOWING, Kind, Scope
-from pilotfleet.fleet.monitor.figures import AlertRow
+from pilotfleet.fleet.monitor.figures import AlertRow, AlertState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -40,9 +40,6 @@ MAX_RESOLVED: Final = 200
 """Remembered, to be shown."""
 OTHERS: Final = "agent:*"
 """Subject of the alert for all that are too many."""
-PENDING: Final = "pending"
-FIRING: Final = "firing"
-RESOLVED: Final = "resolved"
 
 
 class AgentValue(Protocol):
@@ -118,7 +115,7 @@ class AlertChange:
 class _Alert(msgspec.Struct):
     """One that is pending or fires."""
 
-    state: str
+    state: AlertState
     since: float
     """When it took on this state."""
     value: float | None
@@ -185,7 +182,7 @@ class AlertBook:
             for group in self._groups.values()
             for subject, alert in group.alerts.items()
         ]
-        rows.sort(key=lambda row: (row.state != FIRING, -row.since))
+        rows.sort(key=lambda row: (row.state is not AlertState.FIRING, -row.since))
         return [*rows, *reversed(self._resolved)]
 
     def reload(self, rules: Sequence[Rule], at: float) -> list[AlertChange]:
@@ -341,15 +338,15 @@ class AlertBook:
                 self._finish(rule, group, subject, at)
             return
         if alert is None:
-            alert = group.alerts[subject] = _Alert(PENDING, at, value)
+            alert = group.alerts[subject] = _Alert(AlertState.PENDING, at, value)
             self.version += 1
         alert.value = value
         # A clock that was put back must not make a pending alert wait for hours.
         alert.since = min(alert.since, at)
         # The time of an absence is in its value already.
         hold_s = 0.0 if rule.kind is Kind.ABSENCE else rule.hold_s
-        if alert.state == PENDING and at - alert.since >= hold_s:
-            alert.state, alert.since = FIRING, at
+        if alert.state is AlertState.PENDING and at - alert.since >= hold_s:
+            alert.state, alert.since = AlertState.FIRING, at
             alert.id = _make_id(rule.name, group.fleet, subject, at)
             self.version += 1
             row = self._row(rule, group.fleet, subject, alert)
@@ -359,11 +356,11 @@ class AlertBook:
         """Forget a pending alert; resolve one that fires."""
         alert = group.alerts.pop(subject)
         self.version += 1
-        if alert.state != FIRING:
+        if alert.state is not AlertState.FIRING:
             return
         row = msgspec.structs.replace(
             self._row(rule, group.fleet, subject, alert),
-            state=RESOLVED,
+            state=AlertState.RESOLVED,
             resolved_at=at,
         )
         self._resolved.append(row)

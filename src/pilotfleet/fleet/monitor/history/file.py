@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from pilotfleet.errors import DecodeError, StorageError
-from pilotfleet.fleet.monitor.figures import TrustChange
 from pilotfleet.fleet.monitor.history.prune import Pruner
 from pilotfleet.fleet.monitor.history.rows import fold_all, upsert
 from pilotfleet.fleet.monitor.history.schema import (
@@ -43,8 +42,6 @@ MAX_AHEAD_S: Final = 86_400.0
 """A sample of a later time is of a wrong clock: it would outlive all others."""
 MAX_WAITING: Final = 20_000
 """Samples in memory for each fleet while the disk refuses."""
-MAX_TRUST_CHANGES: Final = 10_000
-"""Kept of each fleet."""
 MAX_SUBJECTS: Final = 1_000
 """Of each fleet; a new tag beyond takes the place of the one silent the longest."""
 MAX_HISTOGRAMS: Final = 4_000
@@ -69,13 +66,10 @@ class _Waiting:
     state: bytes = b""
     positions: dict[str, tuple[str, int]] = field(default_factory=dict)
     samples: deque[Sample] = field(default_factory=deque)
-    changes: deque[TrustChange] = field(
-        default_factory=lambda: deque(maxlen=MAX_TRUST_CHANGES)
-    )
 
 
 class HistoryFile:
-    """The tables. Not thread-safe; its methods raise what SQLite raises."""
+    """The tables. For one thread; its methods raise what SQLite raises."""
 
     def __init__(self, path: Path, retention: Retention) -> None:
         """Open or make the file.
@@ -109,8 +103,9 @@ class HistoryFile:
 
     @property
     def waiting(self) -> int:
-        """Samples that are not on the disk yet."""
-        return sum(len(each.samples) for each in self._waiting.values())
+        """Samples that are not on the disk yet. May be asked from any thread."""
+        # A copy, made in one step: another thread may be adding a fleet meanwhile.
+        return sum(len(each.samples) for each in list(self._waiting.values()))
 
     # Writing
 
@@ -120,7 +115,6 @@ class HistoryFile:
         samples: Sequence[Sample],
         state: bytes,
         positions: Mapping[str, tuple[str, int]],
-        changes: Sequence[TrustChange],
         now: float,
     ) -> None:
         """Write all that waits in one transaction; when that fails, it goes on waiting.
@@ -132,7 +126,6 @@ class HistoryFile:
         sound = [each for each in samples if 0 <= each.second <= now + MAX_AHEAD_S]
         self.refused += len(samples) - len(sound)
         waiting.samples.extend(sound)
-        waiting.changes.extend(changes)
         self.lost += _shorten(waiting.samples)
         # A clock of ours that is wrong must not make all history look too old.
         newest = min(now, max((each.second for each in sound), default=now))
@@ -185,27 +178,11 @@ class HistoryFile:
             self._newest[resolution] = max(
                 self._newest[resolution], *(at for _, at in rows), -1
             )
-        self._write_changes(fleet, waiting.changes)
         database.execute(
             "INSERT INTO fleets (name, state, positions, saved_at) VALUES (?, ?, ?, ?)"
             " ON CONFLICT (name) DO UPDATE SET state = excluded.state,"
             " positions = excluded.positions, saved_at = excluded.saved_at",
             (fleet, waiting.state, msgspec.json.encode(waiting.positions), now),
-        )
-
-    def _write_changes(self, fleet: str, changes: Sequence[TrustChange]) -> None:
-        if not changes:
-            return
-        self._database.executemany(
-            "INSERT INTO trust_changes (fleet, at, change, one, other)"
-            " VALUES (?, ?, ?, ?, ?)",
-            [(fleet, c.at, c.change, c.one, c.other) for c in changes],
-        )
-        self._database.execute(
-            "DELETE FROM trust_changes WHERE fleet = :fleet AND id <="
-            " (SELECT id FROM trust_changes WHERE fleet = :fleet"
-            " ORDER BY id DESC LIMIT 1 OFFSET :most)",
-            {"fleet": fleet, "most": MAX_TRUST_CHANGES},
         )
 
     def _values(
@@ -320,15 +297,6 @@ class HistoryFile:
                 hint="put a copy of it back, or move it away",
             )
         return row[0]
-
-    def trust_changes(self, fleet: str, limit: int) -> list[TrustChange]:
-        """Return the last changes, newest first."""
-        rows = self._database.execute(
-            "SELECT at, change, one, other FROM trust_changes WHERE fleet = ?"
-            " ORDER BY id DESC LIMIT ?",
-            (fleet, limit),
-        )
-        return [TrustChange(*row) for row in rows]
 
     def select(
         self, fleet: str, tag: str, query: str, values: dict[str, Any]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from pilotfleet.fleet.monitor.figures import Series, TrustChange
+    from pilotfleet.fleet.monitor.figures import Series
     from pilotfleet.fleet.monitor.samples import Sample
 
 __all__ = ["History", "Retention", "Saved"]
@@ -37,7 +37,7 @@ _Answer = TypeVar("_Answer")
 
 
 class History:
-    """Samples, states, trust changes and alerts; an async context manager.
+    """Samples, states and alerts; an async context manager.
 
     One program has the file at a time. A call may be cancelled; what it asked for is
     done all the same.
@@ -108,7 +108,6 @@ class History:
         *,
         state: bytes,
         positions: Mapping[str, tuple[str, int]],
-        trust_changes: Sequence[TrustChange] = (),
     ) -> bool:
         """Write what belongs together in one transaction.
 
@@ -117,7 +116,6 @@ class History:
             samples: Seconds since the last call; add to what is there of them.
             state: What the view goes on with.
             positions: The logs of the brokers, and where in them the state is.
-            trust_changes: Since the last call.
 
         Returns:
             False when the disk refuses: then it waits in memory and is written with a
@@ -130,7 +128,6 @@ class History:
             list(samples),
             state,
             dict(positions),
-            list(trust_changes),
             self._wall(),
         )
         return await self._write(store)
@@ -173,16 +170,6 @@ class History:
         )
         read = partial(file.select, fleet, tag or "")
         return await self._read(partial(read_series, list(metrics), plan, read))
-
-    async def trust_changes(
-        self, fleet: str, *, limit: int = 200
-    ) -> Sequence[TrustChange]:
-        """Return the last changes, newest first.
-
-        Raises:
-            StorageError: The file cannot be read.
-        """
-        return await self._read(partial(self._opened().trust_changes, fleet, limit))
 
     async def store_alerts(self, state: bytes) -> bool:
         """Keep what the alerts go on with; False when the disk refuses."""

@@ -35,7 +35,6 @@ class Retention:
 
     seconds_s: float = 3600.0
     minutes_s: float = 7 * 86_400.0
-    """Also for the hours of single agents."""
     hours_s: float = 400 * 86_400.0
     max_bytes: int = 2 << 30
     """Of the file, without what waits in its ``-wal``. Full, a fleet of 100 tags with

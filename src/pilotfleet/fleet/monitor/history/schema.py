@@ -96,11 +96,6 @@ CREATE TABLE IF NOT EXISTS subjects (
     UNIQUE (fleet, tag)
 );
 {"".join(_table(resolution.table) for resolution in RESOLUTIONS)}
-CREATE TABLE IF NOT EXISTS trust_changes (
-    id INTEGER PRIMARY KEY, fleet TEXT NOT NULL, at REAL NOT NULL,
-    change TEXT NOT NULL, one TEXT NOT NULL, other TEXT NOT NULL
-);
-CREATE INDEX IF NOT EXISTS trust_changes_by_fleet ON trust_changes (fleet, id);
 CREATE TABLE IF NOT EXISTS alerts (
     id INTEGER PRIMARY KEY CHECK (id = 1), state BLOB NOT NULL
 );

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from starlette.responses import Response
 from starlette.routing import Route
 
+from pilotfleet.fleet.monitor.figures import AlertState
 from pilotfleet.fleet.monitor.outputs.tagtotals import TagTotals
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ class FleetCollector(Collector):
         for row in self._source.alerts():
             key = (row.fleet, row.rule, row.severity)
             # One that was resolved is a zero, so that a chart shows its end.
-            counts[key] = counts.get(key, 0) + (row.state == "firing")
+            counts[key] = counts.get(key, 0) + (row.state is AlertState.FIRING)
         for (fleet, rule, severity), count in counts.items():
             firing.add_metric([_clean(fleet), _clean(rule), _clean(severity)], count)
         return firing

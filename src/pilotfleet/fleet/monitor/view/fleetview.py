@@ -194,6 +194,8 @@ class FleetView:
         Silence of agents counts from then on.
         """
         self._agents.heard_since = max(self._agents.heard_since, at)
+        # What is saved from here on knows of no time that is yet to come.
+        self._move(at)
 
     def advance(self, at: float) -> None:
         """Let time go on; to be called at least every second."""
@@ -328,10 +330,6 @@ class FleetView:
         samples = [sample for second in self._samples for sample in second]
         self._samples.clear()
         return samples
-
-    def new_trust_changes(self) -> list[TrustChange]:
-        """Return the changes since the last call, oldest first; 1,000 at most wait."""
-        return self._trust.new_changes()
 
     def save(self) -> bytes:
         """Return all that must outlive a restart, to be kept with what was collected.

@@ -25,7 +25,7 @@ from pilotfleet.fleet.monitor.view.trust import SavedTrust  # noqa: TC001
 
 __all__ = ["SavedView", "decode_state", "encode_state"]
 
-VERSION: Final = 1
+VERSION: Final = 2
 _CHECK: Final = struct.Struct("!I")
 
 

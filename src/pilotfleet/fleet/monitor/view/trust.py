@@ -34,7 +34,6 @@ class SavedTrust(msgspec.Struct, frozen=True, array_like=True):
     revoked: int
     hour: list[tuple[int, int, int]]
     changes: list[TrustChange]
-    new_changes: list[TrustChange]
     open: tuple[int, int]
 
 
@@ -51,7 +50,6 @@ class TrustBook:
         self._open = (0, 0)
         """Linked and revoked in the open second."""
         self._changes: deque[TrustChange] = deque(maxlen=MAX_CHANGES)
-        self._new_changes: deque[TrustChange] = deque(maxlen=MAX_CHANGES)
         self._adjacent: dict[int, list[int]] | None = None
 
     @property
@@ -76,9 +74,9 @@ class TrustBook:
             self._count(change, len(changed))
             for link in sorted(changed)[-MAX_CHANGES:]:
                 one, other = name_of(link >> 32), name_of(link & _NODE)
-                row = TrustChange(at=at, change=change, one=one, other=other)
-                self._changes.append(row)
-                self._new_changes.append(row)
+                self._changes.append(
+                    TrustChange(at=at, change=change, one=one, other=other)
+                )
 
     def close(self, second: int) -> tuple[int, int]:
         """End the open second; return how many were linked and revoked in it."""
@@ -103,12 +101,6 @@ class TrustBook:
         """Return the last changes, newest first."""
         return list(self._changes)[::-1][: max(0, limit)]
 
-    def new_changes(self) -> list[TrustChange]:
-        """Return those since the last call, oldest first, at most 1,000."""
-        found = list(self._new_changes)
-        self._new_changes.clear()
-        return found
-
     def adjacent(self) -> Mapping[int, Sequence[int]]:
         """Return by node number whom it trusts and is trusted by."""
         if self._adjacent is None:
@@ -128,7 +120,6 @@ class TrustBook:
             revoked=self.revoked,
             hour=list(self._hour),
             changes=list(self._changes),
-            new_changes=list(self._new_changes),
             open=self._open,
         )
 
@@ -145,7 +136,6 @@ class TrustBook:
                 book._linked_hour += linked
                 book._revoked_hour += revoked
         book._changes.extend(saved.changes)
-        book._new_changes.extend(saved.new_changes)
         book._open = saved.open
         return book
 

@@ -25,6 +25,7 @@ const CHARTS = [
   {
     label: "Error rate",
     top: 0.01,
+    most: 1,
     series: [{ metric: "error_rate", label: "failed", colour: "--bad", fill: true, format: percent }],
   },
   {
@@ -69,10 +70,10 @@ export const METRICS = CHARTS.flatMap(({ series }) => series.map(({ metric }) =>
 
 export class ChartSet {
   constructor() {
-    this._charts = CHARTS.map(({ label, series, top }) => {
+    this._charts = CHARTS.map(({ label, series, top, most }) => {
       const root = h("div", {});
       const figure = h("figure", { class: "card" }, h("figcaption", {}, h("h3", {}, label)), root);
-      return { chart: new TimeChart(root, { label, series, top, height: 170 }), figure, series };
+      return { chart: new TimeChart(root, { label, series, top, most, height: 170 }), figure, series };
     });
     this.root = h("div", { class: "charts" }, this._charts.map(({ figure }) => figure));
   }
