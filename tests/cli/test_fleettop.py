@@ -142,6 +142,6 @@ def test_figures_in_words() -> None:
     )
     assert figure_lines(figures)[:3] == [
         ("agents", "180 alive, 1 late, 19 lost"),
-        ("tasks/min", "1860 completed, 140 failed  (ever 1860 and 140)"),
+        ("tasks/min", "1860 completed, 140 failed  (since up 1860 and 140)"),
         ("errors", "7.0% in five minutes; times p50 12.3 ms, p95 1.23 s, p99 2m30s"),
     ]

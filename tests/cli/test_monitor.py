@@ -96,11 +96,16 @@ async def test_history_survives_a_restart(watched: Watched, tmp_path: Path) -> N
         await fleet.health("worker-0")
         await fleet.tasks(6)
     watched.wait(lambda now: now["tasks"]["completed"] >= 6)
+    page = f"/api/fleets/{FLEET}/agents/worker-0"
+    before = json.loads(watched.get(page))
     assert watched.running().terminate() == 0
     file = tmp_path / "monitor" / "monitor.db"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     watched.start()
+    after = json.loads(watched.get(page))
+    assert len(before["tasks"]) >= 2
+    assert (after["tasks"], after["events"]) == (before["tasks"], before["events"])
     query = f"/api/fleets/{FLEET}/series?metric=completed_per_minute&range=600"
 
     def most() -> float:

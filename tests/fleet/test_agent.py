@@ -121,6 +121,27 @@ async def test_events_arrive_by_pattern(one: Agent, two: Agent) -> None:
     assert [event.payload for event in got] == [b'{"n":1}', b"bytes"]
 
 
+@pytest.mark.parametrize("broker", [None, "hub"])
+async def test_topics_and_data_are_text(one: Agent, broker: str | None) -> None:
+    with pytest.raises(InvalidArgument, match=r"topic 'a\\ud800' is not valid text"):
+        await one.publish("a\ud800", "x", broker=broker)
+    with pytest.raises(InvalidArgument, match=r"topic 'a\\ud800\.\*' is not valid"):
+        await one.subscribe("a\ud800.*", broker=broker)
+    with pytest.raises(InvalidArgument, match="topic of 1025 bytes"):
+        await one.publish("t" * 1025, "x", broker=broker)
+    for data in ("\ud800", {"text": "\ud800"}, ["\ud800"]):
+        with pytest.raises(InvalidArgument, match="data is not valid text"):
+            await one.publish("t", data, broker=broker)
+
+
+async def test_names_are_text(one: Agent) -> None:
+    for call in (one.publish("t", "x", broker="h\ud800"), one.resolve("h\ud800")):
+        with pytest.raises(InvalidArgument, match=r"'h\\ud800' is not valid text"):
+            await call
+    with pytest.raises(InvalidArgument, match=r"'h\\ud800' is not valid text"):
+        await one.subscribe(broker="h\ud800")
+
+
 async def test_past_events_are_replayed(one: Agent, two: Agent) -> None:
     assert await one.publish("old.news", "text", broker="hub") != one.address
     async with await two.subscribe("old.news", since=60.0) as events:

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(240)
 
 ROOT: Final = Path(__file__).parents[2]
-SPECS: Final = sorted((ROOT / "examples").glob("*.toml"))
+RULES: Final = "alerts.toml"
+"""Belongs to pilot-monitor; tests/fleet/monitor reads it."""
+SPECS: Final = sorted(
+    path for path in (ROOT / "examples").glob("*.toml") if path.name != RULES
+)
 AGENTS: Final = {"wordcount": 50, "mesh": 16, "hierarchical": 12}
 
 

@@ -59,7 +59,7 @@ def test_figures_of_a_fleet_are_those_of_its_tasks(net: World) -> None:
     for command in (("status",), ("top", "--once")):
         shown = fleet(net, *command).stdout
         assert f"{AGENTS} alive, 0 late, 0 lost" in shown
-        assert f"(ever {TASKS - FAILING} and {FAILING})" in shown
+        assert f"(since up {TASKS - FAILING} and {FAILING})" in shown
     # Workers that are killed and cannot come back are late, then lost.
     for member in status["members"]:
         if member["name"].startswith("runner"):

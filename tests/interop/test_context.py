@@ -36,6 +36,7 @@ OURS: Final = {
     "fleet": "ours runs fleets",
     "events subscribe": "the fleet's event bus",
     "events publish": "the fleet's event bus",
+    "events status": "the fleet's event bus",
     **{
         f"task {name}": "tasks are of releases before 1.18, and ours"
         for name in (

@@ -62,7 +62,7 @@ ROWS: Final[dict[str, tuple[str, str, str, str, str]]] = {
         "events:subscribe",
         f"{_PEER} <topic> {_PAGE}",
         "Print the events of a topic at a node; one object per line without --count",
-        "events [{topic, data, bytes}], timeout (bool)",
+        "events [{topic, data, bytes}], timeout (bool), with a pattern lost",
     ),
     "publish": (
         "events",

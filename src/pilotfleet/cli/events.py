@@ -25,6 +25,7 @@ from pilotfleet.protocol.services.events import (
     encode_event,
     is_reserved,
 )
+from pilotfleet.protocol.topics import ALL_TOPICS, is_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,13 +47,22 @@ def publish(context: Context, arguments: Arguments) -> None:
 
 
 def subscribe(context: Context, arguments: Arguments) -> None:
-    """Print the events of a topic at a node's broker."""
+    """Print the events of a topic, or of a pattern, at a node's broker."""
     context.require(arguments, 2)
     peer = context.resolve(arguments.positional(0))
     check_trust(context, arguments, peer)
     count, deadline = arguments.integer("count", 0), open_deadline(arguments)
     topic = arguments.positional(1)
-    _subscribe_at(context, peer, encode_event(topic), count, deadline)
+    request = encode_event(topic)
+    if not is_pattern(topic) or topic == ALL_TOPICS:
+        _subscribe_at(context, peer, request, count, deadline)
+        return
+    # An official broker takes it for the name of one topic.
+    # Imported here: asyncio alone takes longer than all that other commands do.
+    from pilotfleet.cli.eventfeed import Wish, print_events
+
+    wish = Wish(topic, [str(peer)], since=None, count=count, deadline=deadline)
+    print_events(wish, context)
 
 
 def events_publish(context: Context, arguments: Arguments) -> None:

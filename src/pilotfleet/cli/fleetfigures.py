@@ -12,8 +12,13 @@ if TYPE_CHECKING:
 __all__ = ["figure_lines"]
 
 
-def figure_lines(figures: Figures) -> list[tuple[str, str]]:
-    """Return the name and the words of each figure."""
+def figure_lines(figures: Figures, *, since: str = "since up") -> list[tuple[str, str]]:
+    """Return the name and the words of each figure.
+
+    Args:
+        since: From when on the totals count, in words: a monitor keeps them longer
+            than a fleet's own controller, which begins anew with each ``up``.
+    """
     agents, tasks = figures.agents, figures.tasks
     ended = f"{tasks.completed_per_minute:g} completed, {tasks.failed_per_minute:g}"
     changes = f"{figures.trust_linked} new, {figures.trust_revoked} revoked"
@@ -21,7 +26,7 @@ def figure_lines(figures: Figures) -> list[tuple[str, str]]:
         ("agents", f"{agents.alive} alive, {agents.late} late, {agents.lost} lost"),
         (
             "tasks/min",
-            f"{ended} failed  (ever {tasks.completed} and {tasks.failed})",
+            f"{ended} failed  ({since} {tasks.completed} and {tasks.failed})",
         ),
         ("errors", f"{tasks.error_rate:.1%} in five minutes{_times(tasks)}"),
         ("trust", f"{figures.trust_links} links; in the last hour {changes}"),

@@ -107,7 +107,7 @@ def _monitor_frame(figures: Figures) -> RenderableType:
     headline = Text(printable(figures.fleet), style="bold")
     traffic = figures.traffic
     versions = ", ".join(f"{n} x {name}" for name, n in figures.versions.items())
-    table = _figures(figures)
+    table = _figures(figures, since="ever")
     _row(
         table,
         "tunnels",
@@ -118,9 +118,9 @@ def _monitor_frame(figures: Figures) -> RenderableType:
     return Group(headline, table)
 
 
-def _figures(figures: Figures) -> Table:
+def _figures(figures: Figures, *, since: str = "since up") -> Table:
     table = _table("FIGURE", "")
-    for name, words in figure_lines(figures):
+    for name, words in figure_lines(figures, since=since):
         _row(table, name, words)
     return table
 

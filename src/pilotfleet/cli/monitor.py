@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +21,7 @@ import click
 
 import pilotfleet
 from pilotfleet.cli.logs import configure_logging
+from pilotfleet.cli.monitorsocket import monitor_socket
 from pilotfleet.cli.serving import (
     EXIT_INTERRUPTED,
     fast_loop,
@@ -27,7 +29,8 @@ from pilotfleet.cli.serving import (
     settle_memory,
     tell_ready,
 )
-from pilotfleet.errors import ConfigError, DecodeError, InvalidArgument
+from pilotfleet.cli.tokenfile import read_token_file
+from pilotfleet.errors import DecodeError, InvalidArgument
 from pilotfleet.fleet.agent import Agent
 from pilotfleet.fleet.monitor.history.history import Retention
 from pilotfleet.fleet.monitor.monitor import Monitor, MonitorConfig
@@ -83,7 +86,13 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}")
 @click.option("--otlp", help="URL of an OpenTelemetry collector.", default="")
 @click.option("--topic", help="What is followed.", default="fleet.*")
 @click.option("--agent", help="Hosted agent to follow as.", default=None)
-@click.option("--socket", help="The daemon's.", default=None, envvar="PILOT_SOCKET")
+@click.option(
+    "--socket",
+    help="The daemon's. By default the usual one or, without it, that of the hub of the"
+    " fleet that runs here.",
+    default=None,
+    envvar="PILOT_SOCKET",
+)
 @click.option("--ready-file", help="Written when it follows.", default="")
 @click.option("--log-level", help="debug, info, warn or error.", default="info")
 @click.option("--log-format", help="text or json.", default="text")
@@ -91,8 +100,13 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}")
 def _command(**flags: Any) -> None:
     """Watch a fleet: its figures as web pages, metrics, history and alerts."""
     configure_logging(flags["log_level"], flags["log_format"])
-    with asyncio.Runner(loop_factory=fast_loop()) as loop:
-        loop.run(_watch(flags))
+    brokers = _brokers(flags["brokers"])
+    with ExitStack() as stack:
+        if not flags["socket"]:
+            first = brokers[0] if brokers else ()
+            flags["socket"] = stack.enter_context(monitor_socket(first))
+        loop = stack.enter_context(asyncio.Runner(loop_factory=fast_loop()))
+        loop.run(_watch(flags, brokers))
 
 
 def main() -> NoReturn:
@@ -100,7 +114,7 @@ def main() -> NoReturn:
     sys.exit(run_command(_command, PROGRAM))
 
 
-async def _watch(flags: dict[str, Any]) -> None:
+async def _watch(flags: dict[str, Any], brokers: list[tuple[str, ...]]) -> None:
     stop = asyncio.Event()
     task = asyncio.current_task()
     assert task is not None
@@ -117,25 +131,25 @@ async def _watch(flags: dict[str, Any]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    monitor = Monitor(_config(flags, await _fleets(flags)))
+    fleets = brokers or await _known_brokers(flags)
+    monitor = Monitor(_config(flags, fleets))
     loop.add_signal_handler(signal.SIGHUP, monitor.reload_rules)
     async with monitor:
         settle_memory()
         http = format_endpoint(monitor.http) if monitor.http else ""
-        fleets = list(monitor.fleets())
+        names = list(monitor.fleets())
         ready_file = flags["ready_file"]
-        state = {"fleets": fleets, "http": http}
+        state = {"fleets": names, "http": http}
         tell_ready(Path(ready_file) if ready_file else None, state)
         is_ready = True
-        logger.info("ready: fleets %s, http %s", ", ".join(fleets), http or "off")
+        logger.info("ready: fleets %s, http %s", ", ".join(names), http or "off")
         await monitor.run(stop)
         logger.info("stopping")
     logger.info("stopped")
 
 
-async def _fleets(flags: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return the brokers of each fleet."""
-    given: Sequence[str] = flags["brokers"]
+def _brokers(given: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the brokers of each fleet that was named."""
     if len(given) > MAX_FLEETS:
         raise InvalidArgument(f"--broker: at most {MAX_FLEETS} fleets")
     fleets = [tuple(map(str.strip, text.split(","))) for text in given]
@@ -146,15 +160,18 @@ async def _fleets(flags: dict[str, Any]) -> list[tuple[str, ...]]:
                 hint="for example --broker batch-hub, or batch-hub,worker-1 with a"
                 " stand-by",
             )
-    if fleets:
-        return fleets
+    return fleets
+
+
+async def _known_brokers(flags: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the brokers that the daemon was told."""
     async with await Agent.connect(flags["socket"], name=flags["agent"]) as agent:
         return [tuple(await agent.brokers())]
 
 
 def _config(flags: dict[str, Any], fleets: list[tuple[str, ...]]) -> MonitorConfig:
     http = _endpoint(flags["http"]) if flags["http"] else None
-    token = _token(flags["http_token_file"])
+    token = read_token_file(flags["http_token_file"], "token") or None
     if http is not None and token is None and not is_loopback(http[0]):
         raise InvalidArgument(
             f"--http: others can reach {flags['http']}, so a token is needed",
@@ -184,23 +201,6 @@ def _endpoint(text: str) -> Endpoint:
         raise InvalidArgument(
             f"--http: {text!r} is not host:port", hint=f"for example {HTTP}"
         ) from None
-
-
-def _token(name: str) -> str | None:
-    if not name:
-        return None
-    try:
-        token = Path(name).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read the token file {name}: {error.strerror}",
-            hint="make it, for example: openssl rand -hex 32 > FILE",
-        ) from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"the token file {name} is not text") from None
-    if not token:
-        raise ConfigError(f"the token file {name} is empty")
-    return token
 
 
 def _retention(text: str) -> Retention:

@@ -25,6 +25,7 @@ from pilotfleet.cli.serving import (
     settle_memory,
     tell_ready,
 )
+from pilotfleet.cli.tokenfile import read_token_file
 from pilotfleet.errors import (
     ConfigError,
     DecodeError,
@@ -199,7 +200,7 @@ def _read_config(flags: dict[str, Any], tls: ServerTls | None) -> RendezvousConf
         tls=tls.context if tls else None,
         server=ServerConfig(plain_clients=PlainClients(flags["plain_clients"])),
         service=ServiceConfig(
-            admin_token=_token(flags["admin_token_file"], "admin token")
+            admin_token=read_token_file(flags["admin_token_file"], "admin token")
             or flags["admin_token"]
             or "",
             require_signed_registration=flags["require_signatures"],
@@ -207,7 +208,7 @@ def _read_config(flags: dict[str, Any], tls: ServerTls | None) -> RendezvousConf
         ),
         dashboard=DashboardConfig(
             enabled=flags["dashboard"] == "on",
-            token=_token(flags["http_token_file"], "HTTP token"),
+            token=read_token_file(flags["http_token_file"], "HTTP token"),
             allow_hosts=flags["http_allow_host"],
         ),
         limits=BeaconConfig(
@@ -224,24 +225,6 @@ def _endpoint(flag: str, text: str) -> Endpoint:
         raise InvalidArgument(
             f"{flag}: {text!r} is not host:port", hint="for example 127.0.0.1:9000"
         ) from None
-
-
-def _token(name: str | None, what: str) -> str:
-    """Return what a file holds; nothing when there is no file."""
-    if not name:
-        return ""
-    try:
-        token = Path(name).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read the {what} file {name}: {error.strerror}",
-            hint="make it, for example: openssl rand -hex 32 > FILE",
-        ) from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"the {what} file {name} is not text") from None
-    if not token:
-        raise ConfigError(f"the {what} file {name} is empty")
-    return token
 
 
 def _tls(flags: dict[str, Any]) -> ServerTls | None:

@@ -30,6 +30,7 @@ from pilotfleet.fleet.worker.runner import Worker, WorkerConfig
 from pilotfleet.protocol.address import Address
 from pilotfleet.protocol.ipc.commands import Command, HandshakeSub, pack_node
 from pilotfleet.protocol.registry.endpoints import parse_endpoint
+from pilotfleet.protocol.services.events import check_topic
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -316,7 +317,7 @@ class Agent:
                 sent again, so it may arrive twice.
 
         Raises:
-            InvalidArgument: The bytes are not UTF-8.
+            InvalidArgument: The topic or the data is not valid text, or too long.
             NotSupported: With ``confirm``: the broker, or the daemon, is official.
             TimedOut: No broker took it in time; with ``confirm`` it may have arrived
                 nevertheless.
@@ -325,8 +326,10 @@ class Agent:
         options: dict[str, Any] = {"broker": broker} if broker else {}
         if confirm:
             options["confirm"] = True
+        text = _event_text(data)
+        check_topic(topic)
         answer = await self._call(
-            "publish", topic=topic, data=_event_text(data), wait=wait, **options
+            "publish", topic=topic, data=text, wait=wait, **options
         )
         return str(answer.get("target"))
 
@@ -565,4 +568,10 @@ def _event_text(data: Any) -> str:
             return data.decode()
         except UnicodeDecodeError as error:
             raise InvalidArgument(f"event data is not UTF-8: {error}") from None
-    return data if isinstance(data, str) else msgspec.json.encode(data).decode()
+    try:
+        if not isinstance(data, str):
+            return msgspec.json.encode(data).decode()
+        data.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"event data is not valid text: {error}") from None
+    return data

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pilotfleet.errors import ConnectionReset, PilotError
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from pilotfleet.client.daemon import DaemonClient
     from pilotfleet.client.streams import ClientStream
     from pilotfleet.fleet.place import Place
-    from pilotfleet.protocol.address import Address
     from pilotfleet.protocol.services.eventoptions import MarkFrame
     from pilotfleet.protocol.services.events import Event
 
@@ -40,6 +41,9 @@ STEADY_S: Final = 30.0
 """A connection that lasted so long was a good one."""
 GREETING_S: Final = 3.0
 """For the first mark of a broker of ours; an official one sends none."""
+HESITATION_S: Final = 0.25
+"""So long without a greeting, and all topics are asked for as well, so that little is
+missed if it is an official one."""
 
 
 class BrokerFeed:
@@ -101,33 +105,6 @@ class BrokerFeed:
         on_change: Callable[[], None],
     ) -> None:
         address = await resolve_target(client, self._name)
-        decoder = EventDecoder()
-        stream = await self._subscribe(client, address)
-        events: list[Event] = []
-        if self._is_real_pattern and self._knows_patterns:
-            events = await self._greeting(stream, decoder)
-            if not events or events[0].topic != MARK_TOPIC:
-                self._knows_patterns = False
-                await stream.close()
-                decoder, events = EventDecoder(), []
-                stream = await self._subscribe(client, address)
-        self.is_following = True
-        on_change()
-        while True:
-            items = [item for event in events for item in self._read(event)]
-            if items:
-                await take(items)
-            data = await stream.read()
-            if not data:
-                raise ConnectionReset(f"broker {self._name} ended the subscription")
-            events = decoder.feed(data)
-
-    @property
-    def _is_real_pattern(self) -> bool:
-        """Whether an official broker would not know the pattern."""
-        return is_pattern(self._pattern) and self._pattern != ALL_TOPICS
-
-    async def _subscribe(self, client: DaemonClient, address: Address) -> ClientStream:
         stream = await client.dial(address, EVENT_PORT)
         now = time.monotonic()
         options = encode_options(self.place.options(now))
@@ -135,24 +112,66 @@ class BrokerFeed:
         self._chooses_here = self._is_real_pattern and not self._knows_patterns
         pattern = ALL_TOPICS if self._chooses_here else self._pattern
         await stream.write(encode_event(pattern, options))
-        return stream
+        to = _Subscribed(stream, EventDecoder(), [])
+        if self._is_real_pattern and not self._chooses_here:
+            to = await self._find_out(client, to, options)
+        self.is_following = True
+        on_change()
+        while True:
+            items = [item for event in to.events for item in self._read(event)]
+            if items:
+                await take(items)
+            data = await to.stream.read()
+            if not data:
+                raise ConnectionReset(f"broker {self._name} ended the subscription")
+            to.events = to.decoder.feed(data)
 
-    async def _greeting(
-        self, stream: ClientStream, decoder: EventDecoder
-    ) -> list[Event]:
+    @property
+    def _is_real_pattern(self) -> bool:
+        """Whether an official broker would not know the pattern."""
+        return is_pattern(self._pattern) and self._pattern != ALL_TOPICS
+
+    async def _find_out(
+        self,
+        client: DaemonClient,
+        asked: _Subscribed,
+        options: bytes,
+    ) -> _Subscribed:
+        """Return a subscription that the broker understands, once that is known.
+
+        Args:
+            client: The connection to the daemon.
+            asked: The subscription to the pattern.
+            options: Of the subscription.
+        """
+        asked.events = await self._greeting(asked, HESITATION_S)
+        if asked.is_greeted:
+            return asked
+        stream = await client.dial(asked.stream.remote.address, EVENT_PORT)
+        # Nobody reads it yet: what comes waits in it.
+        await stream.write(encode_event(ALL_TOPICS, options))
+        events = asked.events
+        if not events:
+            asked.events = await self._greeting(asked, GREETING_S - HESITATION_S)
+            if asked.is_greeted:
+                await stream.close()
+                return asked
+        await asked.stream.close()
+        self._knows_patterns, self._chooses_here = False, True
+        return _Subscribed(stream, EventDecoder(), events)
+
+    async def _greeting(self, to: _Subscribed, limit_s: float) -> list[Event]:
         """Return the first that a broker says, or nothing after some time."""
         events: list[Event] = []
-        try:
-            async with asyncio.timeout(GREETING_S):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
                 while not events:
-                    data = await stream.read()
+                    data = await to.stream.read()
                     if not data:
                         raise ConnectionReset(
                             f"broker {self._name} refused the subscription"
                         )
-                    events = decoder.feed(data)
-        except TimeoutError:
-            pass
+                    events = to.decoder.feed(data)
         return events
 
     def _read(self, event: Event) -> list[Event | MarkFrame]:
@@ -170,3 +189,18 @@ class BrokerFeed:
         if self._chooses_here and not matches(self._pattern, event.topic):
             return []
         return [event] if self.place.take(event, time.monotonic()) else []
+
+
+@dataclass(slots=True)
+class _Subscribed:
+    """A connection that subscribes."""
+
+    stream: ClientStream
+    decoder: EventDecoder
+    events: list[Event]
+    """What came last."""
+
+    @property
+    def is_greeted(self) -> bool:
+        """Whether the first thing that came is a mark, as brokers of ours send it."""
+        return bool(self.events) and self.events[0].topic == MARK_TOPIC

@@ -17,6 +17,7 @@ from pilotfleet.errors import Closed, InvalidArgument, PilotError
 from pilotfleet.fleet.brokerfeed import BrokerFeed
 from pilotfleet.fleet.place import Place
 from pilotfleet.protocol.services.eventoptions import MarkFrame
+from pilotfleet.protocol.services.events import check_topic
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -121,8 +122,10 @@ class FleetSubscription:
             positions: Where to go on, by broker: the log and the number of a mark.
 
         Raises:
+            InvalidArgument: The pattern is not valid text, or too long.
             PilotError: None of the brokers can be reached.
         """
+        check_topic(pattern)
         if not 0 < len(brokers) <= MAX_BROKERS:
             raise InvalidArgument(
                 f"a subscription has 1 to {MAX_BROKERS} brokers, not {len(brokers)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from pilotfleet.errors import DaemonError, NotFound
+from pilotfleet.errors import DaemonError, InvalidArgument, NotFound
 from pilotfleet.protocol.address import BACKBONE, Address
 from pilotfleet.protocol.ipc.commands import Command
 
@@ -48,6 +48,7 @@ async def resolve_target(client: DaemonClient, target: Target) -> Address:
     """Return the address of another agent.
 
     Raises:
+        InvalidArgument: The name is not valid text.
         NotFound: Nobody of that name can be seen.
     """
     match target:
@@ -61,7 +62,11 @@ async def resolve_target(client: DaemonClient, target: Target) -> Address:
     if stated is not None:
         return stated
     try:
-        answer = await client.request_json(Command.RESOLVE_HOSTNAME, target.encode())
+        name = target.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"name {target[:40]!r} is not valid text") from None
+    try:
+        answer = await client.request_json(Command.RESOLVE_HOSTNAME, name)
     except DaemonError as error:
         raise NotFound(
             f"cannot resolve {target!r}: {error}",

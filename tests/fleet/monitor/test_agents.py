@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from pilotfleet.fleet.monitor.figures import AgentCounts, AgentQuery, AgentState
+from pilotfleet.fleet.monitor.samples import DirectoryAgent
 from pilotfleet.fleet.monitor.view.fleetview import FleetView, ViewConfig
 from tests.fleet.monitor.events import START, health
+
+EVERYONE = AgentQuery(states=tuple(AgentState))
 
 
 def counts(view: FleetView) -> tuple[int, int, int, int]:
@@ -26,7 +29,7 @@ def counts(view: FleetView) -> tuple[int, int, int, int]:
         (None, 21.1, "late"),
         (None, 51, "late"),
         (None, 51.1, "lost"),
-        (None, 100_000, "lost"),
+        (None, 86_000, "lost"),
         (1, 3, "alive"),
         (1, 3.1, "late"),
         (1, 6, "late"),
@@ -128,3 +131,58 @@ def test_who_was_lost_for_longest_gives_way() -> None:
     view.take("fleet.health", health("e"), at=START + 122)
     assert counts(view) == (3, 0, 0, 0)
     assert view.figures().events_refused == 1
+
+
+@pytest.mark.parametrize(
+    ("silence_s", "heard_s", "is_known"),
+    [
+        # Lost after 51 s; a day later it is forgotten.
+        (51 + 86_400, None, True),
+        (51 + 86_401, None, False),
+        # Nobody listened for days: it may have come back in that time.
+        (300_000, 300_000, True),
+        (300_051, 300_000, True),
+        (300_052, 300_000, False),
+        # It was alive when that time began, so it is lost from 51 s after it.
+        (200_051 + 86_400, 200_000, True),
+    ],
+)
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_who_is_lost_for_a_day_is_forgotten(
+    silence_s: float,
+    heard_s: float | None,
+    is_known: bool,
+    steps: int,
+    is_restarted: bool,
+) -> None:
+    view = FleetView("batch")
+    view.take_agents([DirectoryAgent(1, "0:1", "me", ("t",), 5)], at=START)
+    view.take("fleet.health", health("me"), at=START)
+    if heard_s != 200_000:
+        view.advance(START + 100)
+    if is_restarted:
+        view = FleetView.load(view.save(), at=START + 100)
+    begin = START + (heard_s or 100)
+    if heard_s is not None:
+        view.listen_from(begin)
+    end = START + silence_s
+    for step in range(1, steps + 1):
+        view.advance(begin + (end - begin) * step / steps)
+    assert view.agents(EVERYONE).total == int(is_known)
+    assert counts(view) == (0, 0, int(is_known), 0)
+    assert [row.agents.lost for row in view.tags()] == [1] * is_known
+    assert len(view.trust_graph().nodes) == int(is_known)
+    if not is_known:
+        view.take("fleet.health", health("me"), at=end)
+        assert counts(view) == (1, 0, 0, 0)
+
+
+def test_who_gave_way_is_not_forgotten_again() -> None:
+    view = FleetView("batch", config=ViewConfig(max_agents=1))
+    view.take("fleet.health", health("a"), at=START)
+    view.advance(START + 60)
+    view.take("fleet.health", health("b"), at=START + 60)
+    view.advance(START + 100_000)
+    assert counts(view) == (0, 0, 0, 0)
+    assert view.agents(EVERYONE).total == 0

@@ -18,6 +18,7 @@ from pilotfleet.errors import ConnectionFailed, DecodeError
 from pilotfleet.fleet.monitor.alerts import actions as alertactions
 from pilotfleet.fleet.monitor.alerts.actions import AlertActions
 from pilotfleet.fleet.monitor.alerts.book import AlertBook
+from pilotfleet.fleet.monitor.outputs.health import OutputCounters
 from tests.fleet.monitor.alertsupport import FLEET, MadeValues, rule
 from tests.services.webhooksupport import Recorder
 
@@ -40,10 +41,16 @@ class World:
         self.pauses: list[float] = []
         self.published: list[tuple[str, str, dict[str, Any]]] = []
         self.failures = 0
+        self.counters = OutputCounters()
         self.actions = self.make()
 
     def make(self) -> AlertActions:
-        return AlertActions(self.publish, wall=lambda: self.now, sleep=self.sleep)
+        return AlertActions(
+            self.publish,
+            counters=self.counters,
+            wall=lambda: self.now,
+            sleep=self.sleep,
+        )
 
     async def publish(self, fleet: str, topic: str, payload: bytes) -> None:
         if self.failures:
@@ -231,6 +238,7 @@ async def test_queue_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -
     for change in told * 5:
         world.actions.offer(change)
     assert (world.actions.waiting, world.actions.given_up) == (3, 7)
+    assert world.counters.dropped == 7
     await world.drain()
     states = [payload["state"] for _, _, payload in world.published]
     assert states == ["resolved", "firing", "resolved"]

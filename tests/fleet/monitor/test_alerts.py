@@ -345,6 +345,15 @@ def reloaded(book: AlertBook, new: list[Rule]) -> list[tuple[str, str]]:
     return [(c.rule.name, c.row.state) for c in book.reload(new, T0 + 5)]
 
 
+def test_alert_of_a_rule_that_is_gone_says_so() -> None:
+    book = AlertBook([rule(ERRORS, name="a")])
+    book.evaluate(MadeValues({"error_rate": 0.5}), T0)
+    (change,) = book.reload([], T0 + 5)
+    assert change.row.summary == "the rule a is gone"
+    assert change.payload()["summary"] == change.row.summary
+    assert [row.summary for row in book.rows()] == [change.row.summary]
+
+
 def test_other_rules_take_over_alerts_of_their_name() -> None:
     made = rules(f'[[rule]]\nname = "a"\n{ERRORS}[[rule]]\nname = "b"\n{ERRORS}')
     book = AlertBook(made)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pilotfleet.errors import DecodeError
 from pilotfleet.fleet.monitor.figures import AgentQuery, AgentState
-from pilotfleet.fleet.monitor.samples import DirectoryAgent, Sample
+from pilotfleet.fleet.monitor.samples import DirectoryAgent, Recent, Sample
 from pilotfleet.fleet.monitor.view.fleetview import FleetView
 from tests.fleet.monitor.events import START, health, node, tasks
 
@@ -148,6 +148,49 @@ def test_time_may_pass_in_any_steps(steps: list[Step], looks: list[float]) -> No
     for view in (one, other):
         view.advance(now)
     assert told(one)[:-1] == told(other)[:-1]
+
+
+def test_who_was_late_before_nobody_listened_is_late_after_it() -> None:
+    for is_restarted in (False, True):
+        view = FleetView("batch")
+        view.take("fleet.health", health("a", interval_s=0.5), at=START + 0.9)
+        view.take("fleet.other", b"{}", at=START + 2.95)
+        if is_restarted:
+            view = FleetView.load(view.save(), at=START + 2.95)
+        view.listen_from(START + 3.5)
+        view.take("fleet.health", health("b"), at=START - 21)
+        assert view.figures().agents.late == 1
+
+
+def pages(view: FleetView) -> list[Any]:
+    """Return what the pages of agents show."""
+    return [(view.agent(name).tasks, view.agent(name).events) for name in "ab"]
+
+
+def test_pages_go_on_with_what_was_handed_on() -> None:
+    view = FleetView("batch")
+    for name in "ab":
+        view.take("fleet.health", health(name), at=START)
+    handed: list[Recent] = []
+    for number in range(40):
+        row = ("a", f"t-{number}", True, 5, START + number)
+        view.take("fleet.task", tasks(row), at=START + number)
+        view.take("other.topic", b'{"agent":"b"}', at=START + number)
+        if number % 3 == 0:
+            handed.append(view.new_recent())
+    handed.append(view.new_recent())
+    assert view.new_recent() == ([], [], 20)
+    assert sum(len(each.tasks) for each in handed) == 40
+    assert [len(each.events) for each in handed[:2]] == [3, 3]
+    again = FleetView.load(view.save(), at=START + 40)
+    for each in handed:
+        again.take_back(each)
+    assert pages(again) == pages(view)
+    assert len(again.agent("a").tasks) == 20
+    # What was taken back is stored already.
+    assert again.new_recent() == ([], [], 20)
+    # Nobody of that name is known any more.
+    again.take_back(Recent([("c", (1.0, "t", "FAILED", 1.0, ""))], [], 20))
 
 
 def filled() -> FleetView:

@@ -210,7 +210,12 @@ SILENT_NODE = 66
 @dataclass
 class TinyConfig:
     admin_token: str = ""
-    broker: str | None = None
+    brokers: tuple[str, ...] = ()
+    roll_up: tuple[str, ...] = ()
+
+    @property
+    def broker(self) -> str | None:
+        return self.brokers[0] if self.brokers else None
 
 
 @dataclass

@@ -669,12 +669,16 @@ async def test_datagrams_follow_the_selected_agent(
 
 async def test_search_and_broker(client: RawClient, host: TinyHost) -> None:
     host.answers["search"] = {"agents": [], "total": 0}
-    host.config.broker = "hub"
+    host.config.brokers = ("hub", "other")
     found = await _call(client, "search", tags=["text"], limit=5, junk=1)
     assert found["result"] == {"agents": [], "total": 0}
     request = {"type": "search", "tags": ["text"], "limit": 5}
     assert host.default_agent.requests == [request]
-    assert (await _call(client, "broker"))["result"] == {"broker": "hub"}
+    assert (await _call(client, "broker"))["result"] == {
+        "broker": "hub",
+        "brokers": ["hub", "other"],
+        "subscribe": ["hub", "other"],
+    }
 
 
 async def test_operations_of_services(

@@ -197,9 +197,6 @@ class FleetFeed:
                     await self._subscribe(agent)
                 failures = 0
             except PilotError as error:
-                # No error: it was followed meanwhile, and has just gone away.
-                if self.error is None:
-                    failures = 0
                 self._set_error(error, is_first=not failures)
                 failures += 1
             self._set_following(frozenset())

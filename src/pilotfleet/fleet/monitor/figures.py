@@ -210,11 +210,10 @@ class AgentQuery(msgspec.Struct, frozen=True):
     states: tuple[AgentState, ...] = ()
     """Any of them; empty for all but those that left."""
     sort: str = "name"
-    """``name``, ``state``, ``status``, ``polo``, ``completed``, ``failed``,
-    ``tunnels``, ``last_seen``; with ``-`` before it the other way round."""
+    """One of ``source.SORTS``; with ``-`` before it the other way round."""
     offset: int = 0
     limit: int = 100
-    """At most 1000."""
+    """At most ``source.MAX_ROWS``."""
 
 
 class AgentPage(msgspec.Struct, frozen=True):

@@ -65,6 +65,8 @@ __all__ = ["Monitor", "MonitorConfig"]
 logger = logging.getLogger(__name__)
 
 STDOUT: Final = 1
+ALERTS: Final = "alerts"
+"""Their name among the outputs, in metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class Monitor:
             SourceValues(self, self._view),
             store=self._history,
             publish=self._publish,
+            counters=self._health.output(ALERTS),
         )
         self._wants_rules = asyncio.Event()
         self._collector = FleetCollector(self, self._health)
@@ -237,7 +240,7 @@ class Monitor:
         for watch in self._watches.values():
             self._spawn(f"fleet {watch.fleet}", watch.run)
         await asyncio.gather(*(watch.wait_first() for watch in self._watches.values()))
-        self._spawn("alerts", self._desk.run)
+        self._spawn(ALERTS, self._desk.run)
         self._spawn("alert rules", self._reload_rules)
         for name, work in outputs.items():
             self._spawn(name, work)

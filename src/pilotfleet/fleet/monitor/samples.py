@@ -1,16 +1,29 @@
-"""What history keeps of a second, and what the directory says of an agent."""
+"""What history keeps, and what the directory says of an agent."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import msgspec
 
 if TYPE_CHECKING:
     from pilotfleet.fleet.monitor.times import TimeHistogram
 
-__all__ = ["DirectoryAgent", "Sample"]
+__all__ = [
+    "NOTHING_RECENT",
+    "DirectoryAgent",
+    "EventRecord",
+    "Recent",
+    "Sample",
+    "TaskRecord",
+]
+
+EventRecord: TypeAlias = tuple[float, str, bytes]
+"""At, topic, beginning of the payload. Tens of thousands of these are kept, and few
+are looked at: so they are tuples, and text only when they are shown."""
+TaskRecord: TypeAlias = tuple[float, str, str, float, str]
+"""At, id, status, milliseconds, text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +47,19 @@ class Sample:
     trust_linked: int = 0
     """New links; of the whole fleet only, as the next."""
     trust_revoked: int = 0
+
+
+class Recent(NamedTuple):
+    """Tasks and events for the pages of agents; those of an agent as they came."""
+
+    tasks: list[tuple[str, TaskRecord]]
+    """With the agent's name."""
+    events: list[tuple[str, EventRecord]]
+    keep: int
+    """How many of each are kept of one agent."""
+
+
+NOTHING_RECENT: Final = Recent([], [], keep=0)
 
 
 class DirectoryAgent(msgspec.Struct, frozen=True, array_like=True):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     )
     from pilotfleet.fleet.monitor.times import TimeHistogram
 
-__all__ = ["SERIES", "MonitorSource"]
+__all__ = ["MAX_ROWS", "SERIES", "SORTS", "MonitorSource"]
 
 SERIES: Final = (
     "agents_alive",
@@ -43,6 +43,14 @@ SERIES: Final = (
     "received_per_s",
 )
 """The metrics that history has. Of a tag: the agents, tasks and times only."""
+
+SORTS: Final = (
+    *("name", "state", "status", "polo", "completed", "failed", "tunnels"),
+    "last_seen",
+)
+"""By what the rows of the table can be ordered."""
+MAX_ROWS: Final = 1_000
+"""Of the table, that are given at once."""
 
 
 class MonitorSource(Protocol):

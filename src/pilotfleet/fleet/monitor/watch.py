@@ -97,6 +97,7 @@ class Watch:
                 # Its history stays; only the counters begin anew.
                 logger.error("fleet %s begins anew: %s", self.fleet, error)
             else:
+                self.view.take_back(saved.recent)
                 self._is_known = True
                 positions = saved.positions
                 passed_s = max(0.0, now - saved.saved_at)
@@ -181,6 +182,7 @@ class Watch:
             self.view.collect(),
             state=self.view.save(),
             positions=positions,
+            recent=self.view.new_recent(),
         )
         if not is_written:
             # The history says so, and keeps the samples for the next time.

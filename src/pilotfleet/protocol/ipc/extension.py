@@ -18,6 +18,7 @@ import msgspec
 
 from pilotfleet.errors import (
     DecodeError,
+    InvalidArgument,
     PilotError,
     error_for_code,
     error_to_fields,
@@ -83,8 +84,17 @@ def decode_object(payload: bytes) -> dict[str, Any]:
 
 
 def encode_request(number: int, op: str, params: Mapping[str, Any]) -> bytes:
-    """Return the payload of a request."""
-    return _encode({**params, "id": number, "op": op})
+    """Return the payload of a request.
+
+    Raises:
+        InvalidArgument: A text in it has no UTF-8 form.
+    """
+    try:
+        return _encode({**params, "id": number, "op": op})
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(
+            f"{op}: {error.object[:40]!r} is not valid text"
+        ) from None
 
 
 def decode_request(payload: bytes) -> ExtensionRequest:

@@ -27,6 +27,7 @@ __all__ = [
     "PUBLISHER_TOPIC",
     "Event",
     "EventDecoder",
+    "check_topic",
     "encode_event",
     "is_reserved",
     "may_publish",
@@ -77,6 +78,21 @@ def may_publish(topic: str) -> bool:
     return topic != GOVERNED_TOPIC and not is_reserved(topic)
 
 
+def check_topic(topic: str) -> bytes:
+    """Return the bytes of a topic or pattern.
+
+    Raises:
+        InvalidArgument: It is longer than allowed, or has no UTF-8 form.
+    """
+    try:
+        name = topic.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"topic {topic[:40]!r} is not valid text") from error
+    if len(name) > MAX_TOPIC:
+        raise InvalidArgument(f"topic of {len(name)} bytes (max {MAX_TOPIC})")
+    return name
+
+
 def encode_event(topic: str, payload: bytes = b"") -> bytes:
     """Return the frame of an event.
 
@@ -84,12 +100,7 @@ def encode_event(topic: str, payload: bytes = b"") -> bytes:
         InvalidArgument: The topic or the payload is longer than allowed, or the
             topic has no UTF-8 form.
     """
-    try:
-        name = topic.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidArgument(f"topic {topic!r} is not valid text") from error
-    if len(name) > MAX_TOPIC:
-        raise InvalidArgument(f"topic of {len(name)} bytes (max {MAX_TOPIC})")
+    name = check_topic(topic)
     if len(payload) > MAX_PAYLOAD:
         raise InvalidArgument(f"event of {len(payload)} bytes (max {MAX_PAYLOAD})")
     return b"".join(

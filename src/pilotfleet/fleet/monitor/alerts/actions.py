@@ -21,6 +21,7 @@ import msgspec
 
 from pilotfleet.errors import DecodeError, PilotError
 from pilotfleet.fleet.exitstatus import describe_exit
+from pilotfleet.fleet.monitor.outputs.health import OutputCounters
 from pilotfleet.fleet.worker.child import Child
 from pilotfleet.fleet.worker.environment import task_environment
 from pilotfleet.protocol.services.webhook import Target, check_address
@@ -96,6 +97,7 @@ class AlertActions:
 
     Args:
         publish: For alerts that go to a topic.
+        counters: Where alerts that are given up are counted.
         wall: Unix time.
         sleep: Waits between two tries.
     """
@@ -104,6 +106,7 @@ class AlertActions:
         self,
         publish: Publish,
         *,
+        counters: OutputCounters | None = None,
         wall: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -114,10 +117,14 @@ class AlertActions:
         self._commands = asyncio.Semaphore(MAX_COMMANDS)
         self.delivered = 0
         """Confirmed by the target."""
-        self.given_up = 0
-        """Refused, too old, or more than a queue holds."""
+        self._counters = counters or OutputCounters()
         self.version = 0
         """Grows with each change that must survive a restart."""
+
+    @property
+    def given_up(self) -> int:
+        """Refused, too old, or more than a queue holds."""
+        return self._counters.dropped
 
     @property
     def waiting(self) -> int:
@@ -167,7 +174,7 @@ class AlertActions:
         for delivery in deliveries:
             action = actions.get(delivery.target)
             if action is None:
-                self.given_up += 1
+                self._counters.dropped += 1
                 continue
             self._queue(action).waiting.append(delivery)
             self._shorten(self._queue(action))
@@ -180,7 +187,7 @@ class AlertActions:
     def _shorten(self, queue: _Queue) -> None:
         while len(queue.waiting) > MAX_WAITING:
             queue.waiting.popleft()
-            self.given_up += 1
+            self._counters.dropped += 1
             logger.warning("%s: too many alerts wait", queue.action.label)
 
     async def _deliver(self, key: str, queue: _Queue) -> None:
@@ -214,7 +221,7 @@ class AlertActions:
             except _Failed as failure:
                 is_over = self._is_over(queue.action, delivery, tries)
                 if failure.is_final or is_over:
-                    self.given_up += 1
+                    self._counters.dropped += 1
                     logger.error("%s: an alert is given up: %s", label, failure)
                     return
                 level = logging.WARNING if tries == 1 else logging.DEBUG

@@ -172,7 +172,8 @@ class AlertBook:
             # The fleet is not watched any more, or the rule is for another one.
             rule = self._rules[group.rule]
             if group.fleet not in fleets or rule.fleet not in ("", group.fleet):
-                self._end(rule, group, set(), at)
+                summary = f"the rule {rule.name} is not for {group.fleet} any more"
+                self._end(rule, group, set(), at, summary=summary)
         return self._taken()
 
     def rows(self) -> list[AlertRow]:
@@ -193,7 +194,8 @@ class AlertBook:
         names = {rule.name: rule for rule in rules}
         for group in list(self._groups.values()):
             if group.rule not in names:
-                self._end(self._rules[group.rule], group, set(), at)
+                summary = f"the rule {group.rule} is gone"
+                self._end(self._rules[group.rule], group, set(), at, summary=summary)
         # A counter that runs for another metric or window would mislead.
         self._rates = {
             key: rates
@@ -352,8 +354,10 @@ class AlertBook:
             row = self._row(rule, group.fleet, subject, alert)
             self._changes.append(AlertChange(alert.id, rule, row, at))
 
-    def _finish(self, rule: Rule, group: _Group, subject: str, at: float) -> None:
-        """Forget a pending alert; resolve one that fires."""
+    def _finish(
+        self, rule: Rule, group: _Group, subject: str, at: float, *, summary: str = ""
+    ) -> None:
+        """Forget a pending alert; resolve one that fires, ``summary`` says why."""
         alert = group.alerts.pop(subject)
         self.version += 1
         if alert.state is not AlertState.FIRING:
@@ -363,13 +367,23 @@ class AlertBook:
             state=AlertState.RESOLVED,
             resolved_at=at,
         )
+        if summary:
+            row = msgspec.structs.replace(row, summary=summary)
         self._resolved.append(row)
         self._changes.append(AlertChange(alert.id, rule, row, at))
 
-    def _end(self, rule: Rule, group: _Group, there: set[str], at: float) -> None:
+    def _end(
+        self,
+        rule: Rule,
+        group: _Group,
+        there: set[str],
+        at: float,
+        *,
+        summary: str = "",
+    ) -> None:
         """Finish the alerts whose subjects are not there."""
         for subject in group.alerts.keys() - there:
-            self._finish(rule, group, subject, at)
+            self._finish(rule, group, subject, at, summary=summary)
         if not group.alerts:
             self._groups.pop((group.rule, group.fleet), None)
 

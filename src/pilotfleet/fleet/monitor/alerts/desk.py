@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pilotfleet.fleet.monitor.alerts.actions import Publish
     from pilotfleet.fleet.monitor.alerts.rules import Rule
     from pilotfleet.fleet.monitor.figures import AlertRow
+    from pilotfleet.fleet.monitor.outputs.health import OutputCounters
 
 __all__ = ["AlertDesk", "AlertStore"]
 
@@ -58,6 +59,7 @@ class AlertDesk:
         values: What they are held against.
         store: Keeps alerts over restarts.
         publish: For alerts that go to a topic.
+        counters: Where alerts that are given up are counted.
         wall: Unix time.
     """
 
@@ -68,13 +70,14 @@ class AlertDesk:
         *,
         store: AlertStore,
         publish: Publish,
+        counters: OutputCounters | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._book = AlertBook(rules)
         self._values = values
         self._store = store
         self._wall = wall
-        self.actions = AlertActions(publish, wall=wall)
+        self.actions = AlertActions(publish, counters=counters, wall=wall)
         self._stored = (0, 0)
 
     def rows(self) -> list[AlertRow]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from pilotfleet.fleet.monitor.alerts.rules import FOLLOWING
 from pilotfleet.fleet.monitor.figures import AgentQuery, AgentState
+from pilotfleet.fleet.monitor.source import MAX_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,6 @@ UNSTEADY_S: Final = 2.0
 """By which the distance must change to be another one."""
 AGENTS_EVERY_S: Final = 5.0
 """Between two looks at all agents of a fleet, which may be thousands."""
-PAGE: Final = 1_000
 
 _STATES: Final = {AgentState.ALIVE: 0.0, AgentState.LATE: 1.0, AgentState.LOST: 2.0}
 
@@ -141,7 +141,7 @@ class SourceValues:
             return rows
         rows = []
         while True:
-            query = AgentQuery(states=tuple(_STATES), offset=len(rows), limit=PAGE)
+            query = AgentQuery(states=tuple(_STATES), offset=len(rows), limit=MAX_ROWS)
             page = self._source.agents(fleet, query)
             rows.extend(page.rows)
             if len(rows) >= page.total or not page.rows:

@@ -16,6 +16,11 @@ import msgspec
 
 from pilotfleet.errors import DecodeError, StorageError
 from pilotfleet.fleet.monitor.history.prune import Pruner
+from pilotfleet.fleet.monitor.history.recent import (
+    merge_recent,
+    read_recent,
+    write_recent,
+)
 from pilotfleet.fleet.monitor.history.rows import fold_all, upsert
 from pilotfleet.fleet.monitor.history.schema import (
     RESOLUTIONS,
@@ -25,6 +30,7 @@ from pilotfleet.fleet.monitor.history.schema import (
     transaction,
     translated,
 )
+from pilotfleet.fleet.monitor.samples import NOTHING_RECENT, Recent
 from pilotfleet.fleet.monitor.times import TimeHistogram
 
 if TYPE_CHECKING:
@@ -57,6 +63,8 @@ class Saved(NamedTuple):
     positions: dict[str, tuple[str, int]]
     """By broker: the log, and the last event of it that is counted."""
     saved_at: float
+    recent: Recent
+    """For the pages of agents."""
 
 
 @dataclass(slots=True)
@@ -66,6 +74,7 @@ class _Waiting:
     state: bytes = b""
     positions: dict[str, tuple[str, int]] = field(default_factory=dict)
     samples: deque[Sample] = field(default_factory=deque)
+    recent: Recent = NOTHING_RECENT
 
 
 class HistoryFile:
@@ -115,6 +124,7 @@ class HistoryFile:
         samples: Sequence[Sample],
         state: bytes,
         positions: Mapping[str, tuple[str, int]],
+        recent: Recent,
         now: float,
     ) -> None:
         """Write all that waits in one transaction; when that fails, it goes on waiting.
@@ -126,6 +136,7 @@ class HistoryFile:
         sound = [each for each in samples if 0 <= each.second <= now + MAX_AHEAD_S]
         self.refused += len(samples) - len(sound)
         waiting.samples.extend(sound)
+        waiting.recent = merge_recent(waiting.recent, recent)
         self.lost += _shorten(waiting.samples)
         # A clock of ours that is wrong must not make all history look too old.
         newest = min(now, max((each.second for each in sound), default=now))
@@ -178,6 +189,7 @@ class HistoryFile:
             self._newest[resolution] = max(
                 self._newest[resolution], *(at for _, at in rows), -1
             )
+        write_recent(database, fleet, waiting.recent)
         database.execute(
             "INSERT INTO fleets (name, state, positions, saved_at) VALUES (?, ?, ?, ?)"
             " ON CONFLICT (name) DO UPDATE SET state = excluded.state,"
@@ -279,7 +291,12 @@ class HistoryFile:
             return None
         try:
             # SQLite keeps any type in any column.
-            return Saved(bytes(row[0]), _positions.decode(row[1]), float(row[2]))
+            return Saved(
+                bytes(row[0]),
+                _positions.decode(row[1]),
+                float(row[2]),
+                read_recent(self._database, fleet),
+            )
         except (msgspec.MsgspecError, TypeError, ValueError) as error:
             raise StorageError(
                 f"history {self._path} is damaged: what is kept of {fleet!r}: {error}",

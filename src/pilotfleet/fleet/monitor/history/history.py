@@ -17,6 +17,7 @@ from pilotfleet.fleet.monitor.history.file import HistoryFile, Saved
 from pilotfleet.fleet.monitor.history.prune import Retention
 from pilotfleet.fleet.monitor.history.schema import translated
 from pilotfleet.fleet.monitor.history.series import plan_series, read_series
+from pilotfleet.fleet.monitor.samples import NOTHING_RECENT
 from pilotfleet.transport.threads import SerialThread
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pilotfleet.fleet.monitor.figures import Series
-    from pilotfleet.fleet.monitor.samples import Sample
+    from pilotfleet.fleet.monitor.samples import Recent, Sample
 
 __all__ = ["History", "Retention", "Saved"]
 
@@ -108,6 +109,7 @@ class History:
         *,
         state: bytes,
         positions: Mapping[str, tuple[str, int]],
+        recent: Recent = NOTHING_RECENT,
     ) -> bool:
         """Write what belongs together in one transaction.
 
@@ -116,6 +118,7 @@ class History:
             samples: Seconds since the last call; add to what is there of them.
             state: What the view goes on with.
             positions: The logs of the brokers, and where in them the state is.
+            recent: Tasks and events for pages, since the last call.
 
         Returns:
             False when the disk refuses: then it waits in memory and is written with a
@@ -128,6 +131,7 @@ class History:
             list(samples),
             state,
             dict(positions),
+            recent,
             self._wall(),
         )
         return await self._write(store)

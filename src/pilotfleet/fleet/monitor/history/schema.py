@@ -96,6 +96,16 @@ CREATE TABLE IF NOT EXISTS subjects (
     UNIQUE (fleet, tag)
 );
 {"".join(_table(resolution.table) for resolution in RESOLUTIONS)}
+CREATE TABLE IF NOT EXISTS recent_tasks (
+    id INTEGER PRIMARY KEY, fleet TEXT NOT NULL, agent TEXT NOT NULL, at REAL NOT NULL,
+    task_id TEXT NOT NULL, status TEXT NOT NULL, ms REAL NOT NULL, text TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS recent_tasks_by_agent ON recent_tasks (fleet, agent, id);
+CREATE TABLE IF NOT EXISTS recent_events (
+    id INTEGER PRIMARY KEY, fleet TEXT NOT NULL, agent TEXT NOT NULL, at REAL NOT NULL,
+    topic TEXT NOT NULL, data BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS recent_events_by_agent ON recent_events (fleet, agent, id);
 CREATE TABLE IF NOT EXISTS alerts (
     id INTEGER PRIMARY KEY CHECK (id = 1), state BLOB NOT NULL
 );

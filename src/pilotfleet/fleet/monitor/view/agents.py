@@ -18,11 +18,13 @@ from pilotfleet.fleet.monitor.figures import AgentCounts, AgentState
 
 # msgspec looks at it when the program runs.
 from pilotfleet.fleet.monitor.samples import DirectoryAgent  # noqa: TC001
+from pilotfleet.fleet.monitor.view.intake import believed_interval
 from pilotfleet.protocol.services.fleetevents import STOPPED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pilotfleet.fleet.monitor.samples import EventRecord, TaskRecord
     from pilotfleet.fleet.monitor.view.directorybook import DirectoryBook
     from pilotfleet.fleet.monitor.view.intake import Health
 
@@ -33,8 +35,6 @@ LOST_AFTER: Final = 5
 """Missed health events."""
 GRACE_S: Final = 1.0
 """What an event may be late by itself."""
-SHORTEST_INTERVAL_S: Final = 0.5
-LONGEST_INTERVAL_S: Final = 3_600.0
 RECENT: Final = 20
 """Tasks, and events, that are kept of one agent,"""
 RECENT_OF_ALL: Final = 20_000
@@ -49,7 +49,8 @@ class AgentEntry:
 
     __slots__ = (
         *("completed", "due", "events", "failed", "info", "interval_s", "last_seen"),
-        *("name", "sort_name", "state", "status", "tasks", "uptime_s"),
+        *("lost_at", "name", "new_events", "new_tasks", "sort_name", "state"),
+        *("status", "tasks", "uptime_s"),
     )
 
     def __init__(self, name: str) -> None:
@@ -59,6 +60,8 @@ class AgentEntry:
         self.state = AgentState.ALIVE
         self.status = ""
         self.last_seen = 0.0
+        self.lost_at = 0.0
+        """When it became lost, while it is."""
         self.interval_s = 0.0
         self.completed = 0
         self.failed = 0
@@ -66,28 +69,35 @@ class AgentEntry:
         self.due: int | None = None
         """The second whose bucket has its timer."""
         self.info: DirectoryAgent | None = None
-        self.tasks: list[tuple[float, str, str, float, str]] = []
-        """At, id, status, milliseconds, text."""
-        self.events: list[tuple[float, str, bytes]] = []
-        """At, topic, beginning of the payload."""
+        self.tasks: list[TaskRecord] = []
+        self.events: list[EventRecord] = []
+        self.new_tasks = self.new_events = 0
+        """How many of these were not handed on yet, to be stored."""
 
     @property
     def tags(self) -> tuple[str, ...]:
         """As the directory says."""
         return self.info.tags if self.info is not None else ()
 
-    def deadline(self, heard_since: float) -> float | None:
-        """Return after when its state is another, if nothing is heard.
+    def deadline(self, heard_since: float, forget_s: float) -> float | None:
+        """Return after when it is something else, if nothing is heard.
 
         What it said before ``heard_since`` could not be heard.
         """
         match self.state:
             case AgentState.ALIVE:
-                missed = LATE_AFTER
+                return self.silent_at(LATE_AFTER, heard_since)
             case AgentState.LATE:
-                missed = LOST_AFTER
-            case _:
+                return self.silent_at(LOST_AFTER, heard_since)
+            case AgentState.LOST:
+                # Who was lost before a time of deafness may have come back in it.
+                again = self.silent_at(LOST_AFTER, heard_since)
+                return max(self.lost_at + forget_s, again)
+            case AgentState.LEFT:
                 return None
+
+    def silent_at(self, missed: int, heard_since: float) -> float:
+        """Return when so many health events are missed."""
         last = max(self.last_seen, heard_since)
         return last + missed * self.interval_s + GRACE_S
 
@@ -114,6 +124,7 @@ class SavedAgent(msgspec.Struct, frozen=True, array_like=True):
     uptime_s: float
     info: DirectoryAgent | None
     """Its last word, if the directory does not have it any more."""
+    lost_at: float = 0.0
 
 
 class AgentBook:
@@ -124,6 +135,7 @@ class AgentBook:
         *,
         interval_s: float,
         max_agents: int,
+        forget_s: float,
         on_change: Callable[[AgentEntry, AgentState | None, AgentState | None], None],
     ) -> None:
         """Begin without any.
@@ -131,11 +143,13 @@ class AgentBook:
         Args:
             interval_s: Between health events of who does not say it.
             max_agents: Beyond these, who was lost for longest gives way.
+            forget_s: Who is lost for so long is forgotten.
             on_change: Told of each change of a state; None before the first and
                 after the last.
         """
         self._interval_s = interval_s
         self._max_agents = max_agents
+        self._forget_s = forget_s
         self._on_change = on_change
         self._entries: dict[str, AgentEntry] = {}
         self._counts = dict.fromkeys(AgentState, 0)
@@ -213,7 +227,7 @@ class AgentBook:
         return entry, is_news
 
     def advance(self, now: float) -> None:
-        """Let time go on: who was silent for too long is late, then lost."""
+        """Let time go on: who is silent for too long is late, lost, forgotten."""
         second = int(now)
         if second - self._second > len(self._due):
             seconds = sorted(key for key in self._due if key <= second)
@@ -224,6 +238,9 @@ class AgentBook:
                 entry.due = None
                 if entry.state in _EXPECTED:
                     self._change(entry, self._after_silence(entry, now))
+                if self._is_forgotten(entry, now):
+                    self._remove(entry)
+                else:
                     self._schedule(entry)
         self._second = second
 
@@ -236,6 +253,7 @@ class AgentBook:
                 *(entry.name, entry.state, entry.status, entry.last_seen),
                 *(entry.interval_s, entry.completed, entry.failed, entry.uptime_s),
                 None if entry.info is directory.get(entry.name) else entry.info,
+                entry.lost_at,
             )
             for entry in (*gone, *here)
         ]
@@ -256,6 +274,7 @@ class AgentBook:
         self._entries[entry.name] = entry
         self._by_name = None
         self._change(entry, saved.state, is_first=True)
+        entry.lost_at = min(saved.lost_at or at, at)
         self._schedule(entry)
 
     # Private
@@ -270,17 +289,28 @@ class AgentBook:
             return True
         if not self._gone:
             return False
-        entry = self._entries.pop(next(iter(self._gone)))
+        self._remove(self._entries[next(iter(self._gone))])
+        return True
+
+    def _is_forgotten(self, entry: AgentEntry, now: float) -> bool:
+        if entry.state is not AgentState.LOST:
+            return False
+        deadline = entry.deadline(self.heard_since, self._forget_s)
+        return deadline is not None and now > deadline
+
+    def _remove(self, entry: AgentEntry) -> None:
+        """Forget one who is gone."""
+        del self._entries[entry.name]
         del self._gone[entry.name]
+        if entry.due is not None:
+            self._due[entry.due].discard(entry)
         self._counts[entry.state] -= 1
         self._by_name = None
         self._on_change(entry, entry.state, None)
-        return True
 
     def _fill(self, entry: AgentEntry, health: Health, at: float) -> None:
         entry.last_seen = at
-        interval_s = health.interval_s or self._interval_s
-        entry.interval_s = min(max(interval_s, SHORTEST_INTERVAL_S), LONGEST_INTERVAL_S)
+        entry.interval_s = believed_interval(health.interval_s or self._interval_s)
         entry.status = health.status
         entry.completed = health.tasks_completed
         entry.failed = health.tasks_failed
@@ -289,6 +319,8 @@ class AgentBook:
     def _change(
         self, entry: AgentEntry, state: AgentState, *, is_first: bool = False
     ) -> None:
+        if state is AgentState.LOST:
+            entry.lost_at = entry.silent_at(LOST_AFTER, self.heard_since)
         before = None if is_first else entry.state
         if before is state:
             return
@@ -303,7 +335,7 @@ class AgentBook:
         self._on_change(entry, before, state)
 
     def _schedule(self, entry: AgentEntry) -> None:
-        deadline = entry.deadline(self.heard_since)
+        deadline = entry.deadline(self.heard_since, self._forget_s)
         if deadline is None:
             return
         second = max(int(deadline), self._second)

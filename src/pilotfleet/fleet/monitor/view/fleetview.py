@@ -15,14 +15,11 @@ from typing import TYPE_CHECKING, Final, Self
 from pilotfleet.errors import NotFound
 from pilotfleet.fleet.monitor.figures import (
     AgentDetail,
-    AgentRow,
     AgentState,
     Figures,
     PoloFigures,
-    RecentEvent,
-    RecentTask,
 )
-from pilotfleet.fleet.monitor.samples import Sample
+from pilotfleet.fleet.monitor.samples import Recent
 from pilotfleet.fleet.monitor.times import TimeHistogram
 from pilotfleet.fleet.monitor.view.agents import AgentBook
 from pilotfleet.fleet.monitor.view.directorybook import DirectoryBook
@@ -36,15 +33,23 @@ from pilotfleet.fleet.monitor.view.intake import (
     read_tasks,
 )
 from pilotfleet.fleet.monitor.view.polo import distribution
+from pilotfleet.fleet.monitor.view.recent import (
+    MAX_TOPIC,
+    event_record,
+    shown_event,
+    shown_task,
+    task_record,
+)
+from pilotfleet.fleet.monitor.view.samplebook import SampleBook, fleet_gauges
 from pilotfleet.fleet.monitor.view.state import (
     VERSION,
     SavedView,
     decode_state,
     encode_state,
 )
-from pilotfleet.fleet.monitor.view.table import agent_row, find_agents
+from pilotfleet.fleet.monitor.view.table import agent_row, find_agents, silent_row
 from pilotfleet.fleet.monitor.view.tagbook import TagBook
-from pilotfleet.fleet.monitor.view.tasks import Second, SeenTasks, TaskWindow
+from pilotfleet.fleet.monitor.view.tasks import SeenTasks, TaskWindow
 from pilotfleet.fleet.monitor.view.topicclock import TopicClock
 from pilotfleet.fleet.monitor.view.traffic import TrafficBook
 from pilotfleet.fleet.monitor.view.trust import TrustBook
@@ -59,23 +64,20 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from pilotfleet.fleet.monitor.figures import (
-        AgentCounts,
         AgentPage,
         AgentQuery,
+        AgentRow,
+        RecentEvent,
         TagFigures,
         TrustChange,
         TrustGraph,
     )
-    from pilotfleet.fleet.monitor.samples import DirectoryAgent
+    from pilotfleet.fleet.monitor.samples import DirectoryAgent, EventRecord, Sample
     from pilotfleet.fleet.monitor.view.agents import AgentEntry
     from pilotfleet.fleet.monitor.view.intake import TaskRow
 
 __all__ = ["FleetView", "ViewConfig"]
 
-MAX_EVENT_TEXT: Final = 300
-"""Characters of an event, and four bytes each, that are kept."""
-MAX_TASK_TEXT: Final = 200
-MAX_TOPIC: Final = 128
 MAX_RECENT_EVENTS: Final = 200
 MAX_BROKERS: Final = 64
 MAX_TRUSTED: Final = 200
@@ -83,21 +85,6 @@ MAX_TRUSTED: Final = 200
 FILL_S: Final = 15
 """A gap of so many seconds is one in which nothing happened; in a longer one the
 view was not there, and history has a gap as well."""
-MAX_WAITING_S: Final = 300
-"""Seconds of samples that wait for ``collect``."""
-
-_WORDS: Final = {
-    word: word
-    for word in (
-        BROKER_TOPIC,
-        HEALTH_TOPIC,
-        NODE_TOPIC,
-        TASK_TOPIC,
-        "SUCCEEDED",
-        "FAILED",
-    )
-}
-"""Texts that come again and again are kept once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +95,10 @@ class ViewConfig:
     """Between two health events of an agent that does not say it."""
     max_agents: int = 100_000
     """Beyond these, who was lost for longest gives way."""
+    forget_s: float = 86_400.0
+    """An agent that is lost for so long is forgotten."""
     keeps_samples: bool = True
-    """Whether somebody calls ``collect``."""
+    """Whether somebody calls ``collect`` and ``new_recent``."""
 
 
 class FleetView:
@@ -129,6 +118,7 @@ class FleetView:
         self._agents = AgentBook(
             interval_s=config.interval_s,
             max_agents=config.max_agents,
+            forget_s=config.forget_s,
             on_change=self._on_change,
         )
         self._directory = DirectoryBook(max_agents=config.max_agents)
@@ -140,9 +130,11 @@ class FleetView:
         self._polo = PoloFigures()
         self._brokers: dict[str, dict[str, int]] = {}
         self._events = self._events_lost = self._events_refused = 0
-        self._recent: deque[tuple[float, str, bytes]] = deque(maxlen=MAX_RECENT_EVENTS)
+        self._recent: deque[EventRecord] = deque(maxlen=MAX_RECENT_EVENTS)
+        self._noted: dict[str, AgentEntry] = {}
+        """Who has tasks or events that were not handed on yet."""
         self._topics = TopicClock()
-        self._samples: deque[list[Sample]] = deque(maxlen=MAX_WAITING_S)
+        self._samples = SampleBook()
         self._takers = {
             HEALTH_TOPIC: self._take_health,
             TASK_TOPIC: self._take_tasks,
@@ -160,7 +152,7 @@ class FleetView:
         if not taker(topic, payload, at):
             self._events_refused += 1
         self._topics.take(topic[:MAX_TOPIC], at)
-        self._recent.append((at, topic[:MAX_TOPIC], payload[: 4 * MAX_EVENT_TEXT]))
+        self._recent.append(event_record(topic, payload, at))
 
     def take_agents(self, rows: Sequence[DirectoryAgent], *, at: float) -> None:
         """Take a complete pass over the directory."""
@@ -193,6 +185,8 @@ class FleetView:
 
         Silence of agents counts from then on.
         """
+        # Up to now somebody listened: who was late then is, whether asked for or not.
+        self._agents.advance(self.now)
         self._agents.heard_since = max(self._agents.heard_since, at)
         # What is saved from here on knows of no time that is yet to come.
         self._move(at)
@@ -275,8 +269,8 @@ class FleetView:
             bytes_received=node.received if node is not None else 0,
             peers=self._names(node.peers if node is not None else ()),
             trusted=self._names(trusted),
-            tasks=tuple(_recent_task(agent, row) for row in reversed(agent.tasks)),
-            events=tuple(_recent_event(row) for row in reversed(agent.events)),
+            tasks=tuple(shown_task(name, task) for task in reversed(agent.tasks)),
+            events=tuple(shown_event(event) for event in reversed(agent.events)),
         )
 
     def trust_graph(self, *, limit: int = 500) -> TrustGraph:
@@ -306,8 +300,8 @@ class FleetView:
 
     def recent_events(self, *, limit: int = 100) -> list[RecentEvent]:
         """Return the last events, newest first."""
-        rows = list(self._recent)[::-1][: max(0, limit)]
-        return [_recent_event(row) for row in rows]
+        records = list(self._recent)[::-1][: max(0, limit)]
+        return [shown_event(record) for record in records]
 
     def last_event_at(self, pattern: str) -> float | None:
         """Return when the last event of a topic that matches came; None: not yet."""
@@ -327,15 +321,38 @@ class FleetView:
 
         Of the fleet and of the tags that are shown; at most 300 seconds wait.
         """
-        samples = [sample for second in self._samples for sample in second]
-        self._samples.clear()
-        return samples
+        return self._samples.collect()
+
+    def new_recent(self) -> Recent:
+        """Return the tasks and events for pages that came since the last call."""
+        recent = Recent([], [], self._agents.recent)
+        for name, agent in self._noted.items():
+            tasks = agent.tasks[len(agent.tasks) - agent.new_tasks :]
+            events = agent.events[len(agent.events) - agent.new_events :]
+            recent.tasks.extend((name, task) for task in tasks)
+            recent.events.extend((name, event) for event in events)
+            agent.new_tasks = agent.new_events = 0
+        self._noted.clear()
+        return recent
+
+    def take_back(self, recent: Recent) -> None:
+        """Give the agents that are known what they had on their pages."""
+        for name, task in recent.tasks:
+            agent = self._agents.get(name)
+            if agent is not None:
+                agent.tasks.append(task)
+                del agent.tasks[: -self._agents.recent]
+        for name, event in recent.events:
+            agent = self._agents.get(name)
+            if agent is not None:
+                agent.events.append(event)
+                del agent.events[: -self._agents.recent]
 
     def save(self) -> bytes:
         """Return all that must outlive a restart, to be kept with what was collected.
 
-        Left out are the recent tasks and events, and the peers of tunnels, which
-        daemons tell again within minutes.
+        Left out are the recent tasks and events, which :meth:`new_recent` hands on, and
+        the peers of tunnels, which daemons tell again within minutes.
         """
         self._agents.advance(self.now)
         return encode_state(
@@ -416,52 +433,20 @@ class FleetView:
             self._agents.advance(second + 1.0)
             self._traffic.advance(second + 1.0)
             tasks, tags = self._tasks.close(second), self._tags.close(second)
-            linked, revoked = self._trust.close(second)
+            trust = self._trust.close(second)
             if tasks.times is not None:
                 self._times.merge(tasks.times)
             if self.config.keeps_samples:
-                sample = self._fleet_sample(second, tasks, linked, revoked)
-                self._samples.append([sample, *self._tag_samples(second, tags)])
+                gauges = fleet_gauges(
+                    self._agents.counts,
+                    trust_links=self._trust.links,
+                    polo=self._polo,
+                    traffic=self._traffic.figures(),
+                )
+                self._samples.add_fleet(second, tasks, trust=trust, gauges=gauges)
+                self._samples.add_tags(second, tags, self._tags.counts())
         self._agents.advance(float(until))
         self._traffic.advance(float(until))
-
-    def _fleet_sample(
-        self, second: int, tasks: Second, linked: int, revoked: int
-    ) -> Sample:
-        traffic = self._traffic.figures()
-        gauges = _agent_gauges(self._agents.counts)
-        gauges["trust_links"] = float(self._trust.links)
-        if self._polo.agents:
-            gauges["polo_p50"] = float(self._polo.p50)
-            gauges["polo_p90"] = float(self._polo.p90)
-        gauges["tunnels"] = float(traffic.tunnels)
-        gauges["sent_per_s"] = traffic.sent_per_s
-        gauges["received_per_s"] = traffic.received_per_s
-        return Sample(
-            second=second,
-            tag="",
-            completed=tasks.completed,
-            failed=tasks.failed,
-            times=tasks.times,
-            gauges=gauges,
-            trust_linked=linked,
-            trust_revoked=revoked,
-        )
-
-    def _tag_samples(self, second: int, ended: dict[str, Second]) -> list[Sample]:
-        nothing = Second(0, 0, None)
-        return [
-            Sample(
-                second=second,
-                tag=tag,
-                completed=tasks.completed,
-                failed=tasks.failed,
-                times=tasks.times,
-                gauges=_agent_gauges(counts),
-            )
-            for tag, counts in self._tags.counts().items()
-            for tasks in (ended.get(tag, nothing),)
-        ]
 
     # Events
 
@@ -493,11 +478,11 @@ class FleetView:
         if info is not None:
             self._tags.add(info.tags, row.ms, ok=row.is_success)
         if agent is not None:
-            ended = at if row.at is None else row.at
-            text = clean(row.text.strip(), MAX_TASK_TEXT)
-            status = _WORDS.get(row.status) or clean(row.status, MAX_TASK_TEXT)
-            agent.tasks.append((ended, row.task_id, status, row.ms, text))
+            agent.tasks.append(task_record(row, at))
             del agent.tasks[: -self._agents.recent]
+            if self.config.keeps_samples:
+                agent.new_tasks = min(agent.new_tasks + 1, len(agent.tasks))
+                self._noted[agent.name] = agent
 
     def _take_node(self, topic: str, payload: bytes, at: float) -> bool:
         report = read_node(payload)
@@ -525,14 +510,18 @@ class FleetView:
         return True
 
     def _note(self, agent: AgentEntry, topic: str, payload: bytes, at: float) -> None:
-        shown = payload[: 4 * MAX_EVENT_TEXT]
-        agent.events.append((at, _WORDS.get(topic, topic)[:MAX_TOPIC], shown))
+        agent.events.append(event_record(topic, payload, at))
         del agent.events[: -self._agents.recent]
+        if self.config.keeps_samples:
+            agent.new_events = min(agent.new_events + 1, len(agent.events))
+            self._noted[agent.name] = agent
 
     def _on_change(
         self, agent: AgentEntry, before: AgentState | None, after: AgentState | None
     ) -> None:
         self._tags.change(agent.tags, before, after)
+        if after is None:
+            self._noted.pop(agent.name, None)
 
     # Words
 
@@ -542,38 +531,5 @@ class FleetView:
     def _node_row(self, node: int, agent: AgentEntry | None) -> AgentRow:
         if agent is not None:
             return agent_row(agent, self._traffic)
-        info = self._directory.node(node)
-        # It publishes no health, as a hub: the registry says whether it is there.
-        is_here = info is not None and info.is_online
-        return AgentRow(
-            name=self._directory.name_of(node),
-            state=AgentState.ALIVE if is_here else AgentState.LEFT,
-            tags=info.tags if info is not None else (),
-            polo=info.polo if info is not None else None,
-            node_id=node,
-        )
-
-
-def _agent_gauges(counts: AgentCounts) -> dict[str, float]:
-    return {
-        "agents_alive": float(counts.alive),
-        "agents_late": float(counts.late),
-        "agents_lost": float(counts.lost),
-    }
-
-
-def _recent_task(
-    agent: AgentEntry, row: tuple[float, str, str, float, str]
-) -> RecentTask:
-    at, task_id, status, ms, text = row
-    return RecentTask(
-        at=at, agent=agent.name, task_id=task_id, status=status, ms=ms, text=text
-    )
-
-
-def _recent_event(row: tuple[float, str, bytes]) -> RecentEvent:
-    at, topic, data = row
-    text = data.decode(errors="replace")
-    return RecentEvent(
-        at=at, topic=clean(topic, MAX_TOPIC), data=clean(text, MAX_EVENT_TEXT)
-    )
+        name, info = self._directory.name_of(node), self._directory.node(node)
+        return silent_row(node, name, info)

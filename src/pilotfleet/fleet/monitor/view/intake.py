@@ -17,6 +17,7 @@ __all__ = [
     "NodeTotals",
     "TaskRow",
     "TaskRows",
+    "believed_interval",
     "clean",
     "named_agent",
     "read_broker",
@@ -36,6 +37,8 @@ MAX_COUNT: Final = 1 << 53
 MAX_CARRIED: Final = 1 << 32
 """Agents and tunnels of a daemon: those of all daemons still add up in 64 bits."""
 MAX_COUNTERS: Final = 32
+SHORTEST_INTERVAL_S: Final = 0.5
+LONGEST_INTERVAL_S: Final = 3_600.0
 
 _Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
 _Host: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
@@ -188,6 +191,15 @@ def clean(text: str, limit: int) -> str:
     return "".join(
         char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text
     )
+
+
+def believed_interval(interval_s: float) -> float:
+    """Return the time to the next event, by what an event says of it.
+
+    It may be next to nothing, which no rate can be taken over, or days, in which an
+    agent or daemon would keep its place though it was never heard again.
+    """
+    return min(max(interval_s, SHORTEST_INTERVAL_S), LONGEST_INTERVAL_S)
 
 
 def _is_word(text: str) -> bool:

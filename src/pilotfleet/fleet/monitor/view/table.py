@@ -7,21 +7,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.errors import InvalidArgument
 from pilotfleet.fleet.monitor.figures import AgentPage, AgentRow, AgentState
+from pilotfleet.fleet.monitor.source import MAX_ROWS, SORTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pilotfleet.fleet.monitor.figures import AgentQuery
+    from pilotfleet.fleet.monitor.samples import DirectoryAgent
     from pilotfleet.fleet.monitor.view.agents import AgentEntry
     from pilotfleet.fleet.monitor.view.traffic import TrafficBook
 
-__all__ = ["MAX_ROWS", "agent_row", "find_agents"]
+__all__ = ["agent_row", "find_agents", "silent_row"]
 
-MAX_ROWS: Final = 1_000
-SORTS: Final = (
-    *("name", "state", "status", "polo", "completed", "failed", "tunnels"),
-    "last_seen",
-)
 _SEVERITY: Final = {state: rank for rank, state in enumerate(AgentState)}
 _NO_POLO: Final = -(1 << 63)
 
@@ -72,6 +69,21 @@ def agent_row(agent: AgentEntry, traffic: TrafficBook) -> AgentRow:
         last_seen=agent.last_seen,
         version=traffic.version(agent.name),
         node_id=info.node_id if info is not None else node_id,
+    )
+
+
+def silent_row(node: int, name: str, info: DirectoryAgent | None) -> AgentRow:
+    """Return the row of a node that publishes no health, as a hub.
+
+    The registry says whether it is there.
+    """
+    is_here = info is not None and info.is_online
+    return AgentRow(
+        name=name,
+        state=AgentState.ALIVE if is_here else AgentState.LEFT,
+        tags=info.tags if info is not None else (),
+        polo=info.polo if info is not None else None,
+        node_id=node,
     )
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from pilotfleet.errors import DecodeError
 from pilotfleet.fleet.monitor.figures import Traffic
+from pilotfleet.fleet.monitor.view.intake import believed_interval
 from pilotfleet.protocol.address import Address
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ __all__ = ["NodeEntry", "SavedHost", "SavedNode", "TrafficBook"]
 MISSED: Final = 5
 """Reports after which a daemon is taken for gone."""
 GRACE_S: Final = 1.0
-SHORTEST_INTERVAL_S: Final = 0.5
-LONGEST_INTERVAL_S: Final = 3_600.0
 MAX_HOSTS: Final = 20_000
 MAX_NODES: Final = 100_000
 MAX_PEERS: Final = 32
@@ -232,10 +231,7 @@ class TrafficBook:
         host.version = report.version or UNKNOWN
         host.agents, host.tunnels = totals.agents, totals.tunnels
         host.sent, host.received = totals.bytes_sent, totals.bytes_received
-        # What it says may be next to nothing, which no rate can be taken over, or days,
-        # in which it would keep its place though it was never heard again.
-        interval_s = max(report.interval_s, SHORTEST_INTERVAL_S)
-        interval_s = min(interval_s, LONGEST_INTERVAL_S)
+        interval_s = believed_interval(report.interval_s)
         host.interval_s, host.last_seen = interval_s, max(host.last_seen, at)
         rated_at, sent, received = host.rated
         # A long report comes as several events, which tell the same totals.

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from pilotfleet.errors import InvalidArgument
 from pilotfleet.fleet.monitor.figures import AgentQuery, AgentState
-from pilotfleet.fleet.monitor.source import SERIES
+from pilotfleet.fleet.monitor.source import MAX_ROWS, SERIES, SORTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,6 @@ __all__ = [
     "read_params",
 ]
 
-MAX_ROWS: Final = 1_000
 MAX_NODES: Final = 500
 """More cannot be drawn so that anyone sees something."""
 MAX_OFFSET: Final = 1_000_000
@@ -41,6 +40,7 @@ MAX_SPAN_S: Final = 401 * 86_400
 """History keeps 400 days."""
 LAST_TIME: Final = 253_402_300_799
 """The end of the year 9999: later times are mistakes of milliseconds for seconds."""
+_SORT: Final = f"^-?({'|'.join(SORTS)})$"
 
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Time = Annotated[float, Meta(ge=0, le=LAST_TIME)]
@@ -65,10 +65,7 @@ class AgentParams(Params, frozen=True):
     search: Text = ""
     tag: Annotated[tuple[Text, ...], Meta(max_length=MAX_TAGS)] = ()
     state: Annotated[tuple[AgentState, ...], Meta(max_length=len(AgentState))] = ()
-    sort: Annotated[
-        str,
-        Meta(pattern="^-?(name|state|status|polo|completed|failed|tunnels|last_seen)$"),
-    ] = "name"
+    sort: Annotated[str, Meta(pattern=_SORT)] = "name"
     offset: Annotated[int, Meta(ge=0, le=MAX_OFFSET)] = 0
     limit: Annotated[int, Meta(ge=1, le=MAX_ROWS)] = 100
 
