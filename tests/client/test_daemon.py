@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from pilotfleet.client.streams import ClientStream
+
 NODE_2 = Address(0, 2)
 DATAGRAM = "0c000000000001c0090bb8646732"
 
@@ -144,6 +146,21 @@ async def test_a_daemon_that_goes_away_ends_every_wait(pair: Pair) -> None:
         await stream.write(b"x")
     assert [push async for push in client.pushes()] == []
     assert [datagram async for datagram in client.datagrams()] == []
+
+
+async def test_a_writer_that_never_pauses_learns_that_the_daemon_is_gone(
+    pair: Pair,
+) -> None:
+    daemon, client = pair
+    stream = await _dial(daemon, client)
+    daemon.writer.transport.abort()
+    with pytest.raises(Closed):
+        await _write_on(stream)
+
+
+async def _write_on(stream: ClientStream) -> None:
+    while True:
+        await stream.write(b"x")
 
 
 async def test_a_command_without_a_reply_is_refused(pair: Pair) -> None:

@@ -87,9 +87,18 @@ def kill_all(pid: int) -> None:
 
 
 def appending_command(net: World, pause_s: float) -> tuple[str, Path]:
-    """Return a command that appends its text to a file, and that file."""
+    """Return a command that appends its text to a file, and that file.
+
+    One that is left behind before it was given its text appends nothing.
+    """
     script, done = net.home / "append.sh", net.home / "done.txt"
-    script.write_text(f"read -r text\nsleep {pause_s}\necho $text >> {done}\necho ok\n")
+    lines = (
+        'read -r text; test "$text" || exit',
+        f"sleep {pause_s}",
+        f"echo $text >> {done}",
+        "echo ok",
+    )
+    script.write_text("\n".join(lines))
     done.touch()
     return f"sh {script}", done
 

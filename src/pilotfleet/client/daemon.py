@@ -373,9 +373,12 @@ class DaemonClient(asyncio.Protocol):
         self._write(frame)
 
     def _write(self, frame: bytes) -> None:
-        if self._transport is None or self._lost.is_set():
+        # Closing: the loop learns that the connection is lost, and tells us, only when
+        # the writer lets it; one that writes without a pause would not.
+        transport = self._transport
+        if transport is None or transport.is_closing() or self._lost.is_set():
             raise Closed("the connection to the daemon is closed")
-        self._transport.write(frame)
+        transport.write(frame)
 
     async def _send_stream(self, number: int, data: bytes) -> None:
         head = commands.pack_connection(number)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pilotfleet.client.daemon import DaemonClient
     from pilotfleet.client.streams import ClientStream
     from pilotfleet.fleet.place import Place
+    from pilotfleet.protocol.address import Address
     from pilotfleet.protocol.services.eventoptions import MarkFrame
     from pilotfleet.protocol.services.events import Event
 
@@ -41,9 +42,6 @@ STEADY_S: Final = 30.0
 """A connection that lasted so long was a good one."""
 GREETING_S: Final = 3.0
 """For the first mark of a broker of ours; an official one sends none."""
-HESITATION_S: Final = 0.25
-"""So long without a greeting, and all topics are asked for as well, so that little is
-missed if it is an official one."""
 
 
 class BrokerFeed:
@@ -59,8 +57,8 @@ class BrokerFeed:
         self._connect = connect
         self._name = name
         self._pattern = pattern
-        self._knows_patterns = True
-        """What the last connection showed of the broker."""
+        self._knows_patterns: bool | None = None
+        """What the last connection showed of the broker; None before the first."""
         self._chooses_here = False
         """Whether all topics were asked for, as the broker knows no patterns."""
         self.place = place
@@ -105,16 +103,7 @@ class BrokerFeed:
         on_change: Callable[[], None],
     ) -> None:
         address = await resolve_target(client, self._name)
-        stream = await client.dial(address, EVENT_PORT)
-        now = time.monotonic()
-        options = encode_options(self.place.options(now))
-        self.place.connect(now)
-        self._chooses_here = self._is_real_pattern and not self._knows_patterns
-        pattern = ALL_TOPICS if self._chooses_here else self._pattern
-        await stream.write(encode_event(pattern, options))
-        to = _Subscribed(stream, EventDecoder(), [])
-        if self._is_real_pattern and not self._chooses_here:
-            to = await self._find_out(client, to, options)
+        to = await self._subscribe(client, address)
         self.is_following = True
         on_change()
         while True:
@@ -131,40 +120,39 @@ class BrokerFeed:
         """Whether an official broker would not know the pattern."""
         return is_pattern(self._pattern) and self._pattern != ALL_TOPICS
 
-    async def _find_out(
-        self,
-        client: DaemonClient,
-        asked: _Subscribed,
-        options: bytes,
-    ) -> _Subscribed:
-        """Return a subscription that the broker understands, once that is known.
+    async def _subscribe(self, client: DaemonClient, address: Address) -> _Subscribed:
+        """Return a subscription that the broker understands."""
+        now = time.monotonic()
+        options = encode_options(self.place.options(now))
+        self.place.connect(now)
 
-        Args:
-            client: The connection to the daemon.
-            asked: The subscription to the pattern.
-            options: Of the subscription.
-        """
-        asked.events = await self._greeting(asked, HESITATION_S)
+        async def ask(pattern: str) -> _Subscribed:
+            stream = await client.dial(address, EVENT_PORT)
+            await stream.write(encode_event(pattern, options))
+            return _Subscribed(stream, EventDecoder(), [])
+
+        self._chooses_here = self._is_real_pattern and self._knows_patterns is False
+        if self._chooses_here:
+            return await ask(ALL_TOPICS)
+        if not self._is_real_pattern or self._knows_patterns:
+            return await ask(self._pattern)
+        # All topics first: nothing is missed while it shows which kind it is, for
+        # what comes waits in the stream that nobody reads.
+        everything = await ask(ALL_TOPICS)
+        asked = await ask(self._pattern)
+        asked.events = await self._greeting(asked)
         if asked.is_greeted:
+            await everything.stream.close()
             return asked
-        stream = await client.dial(asked.stream.remote.address, EVENT_PORT)
-        # Nobody reads it yet: what comes waits in it.
-        await stream.write(encode_event(ALL_TOPICS, options))
-        events = asked.events
-        if not events:
-            asked.events = await self._greeting(asked, GREETING_S - HESITATION_S)
-            if asked.is_greeted:
-                await stream.close()
-                return asked
         await asked.stream.close()
         self._knows_patterns, self._chooses_here = False, True
-        return _Subscribed(stream, EventDecoder(), events)
+        return everything
 
-    async def _greeting(self, to: _Subscribed, limit_s: float) -> list[Event]:
+    async def _greeting(self, to: _Subscribed) -> list[Event]:
         """Return the first that a broker says, or nothing after some time."""
         events: list[Event] = []
         with suppress(TimeoutError):
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(GREETING_S):
                 while not events:
                     data = await to.stream.read()
                     if not data:

@@ -92,20 +92,25 @@ class _Handler(BaseHTTPRequestHandler):
             )
             server.running += 1
             server.most = max(server.most, server.running)
+        what, _, rest = text.partition(" ")
         try:
             time.sleep(server.delay_s)
-            self._do(text)
+            if what == "wait":
+                server.go_on.wait(30)
+            elif what == "hang":
+                self.rfile.read()
         finally:
+            # Before the answer: who has it may begin the next turn at once.
             with server.lock:
                 server.running -= 1
+        self._finish(text, what, rest)
 
-    def _do(self, text: str) -> None:
-        what, _, rest = text.partition(" ")
+    def _finish(self, text: str, what: str, rest: str) -> None:
         match what:
             case "status":
                 self._refuse(int(rest), "because")
             case "hang":
-                self.rfile.read()
+                pass
             case "break":
                 self.connection.close()
             case "half":
@@ -118,9 +123,6 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer(200, {"choices": []})
             case "long":
                 self._complete("x" * int(rest))
-            case "wait":
-                self.server.go_on.wait(30)
-                self._complete(text)
             case _:
                 self._complete(text)
 
