@@ -25,8 +25,9 @@ test-all: test demo paths fleets systemd prometheus pages openclaw
 interop: venv
 	$(BIN)/python -m tests.support.isolated $(BIN)/python -m tests.interop.matrix
 
+# A tenth of it with QUICK=1, to see that all of it works.
 bench: venv
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench $(if $(QUICK),--quick)
 
 check-format: venv
 	$(BIN)/ruff format --check .

@@ -1,110 +1,129 @@
-"""Run the benchmarks: all of them, or those named on the command line.
+"""Measure what pilotfleet does, beside the official programs where they do it too.
 
-``python -m bench table NAME`` prints what was measured last as Markdown.
+Without a name all parts are measured, one after the other, and put together as the
+figures of the documentation; with names only these parts are, and printed and kept.
+Instead of measuring, `table NAME` prints the last figures of a part as Markdown,
+`goals` the table of goals, `latest` puts together what each part has measured last,
+with plots, and `docs` writes that into docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
-import time
 from typing import TYPE_CHECKING
 
-from bench import (
-    events,
-    memory,
-    mesh,
-    monitor,
-    pages,
-    patterns,
-    polo,
-    recovery,
-    report,
-    tasks,
-    tunnel,
-)
+from bench import document, plots, saved
+from bench.goals import goals_table
+from bench.machine import ROOT
 from bench.options import PATTERNS, QUICK_WORKERS, WORKERS, Options
+from bench.parts import BY_NAME, PARTS
+from bench.report import as_markdown
+from bench.suite import Suite, run_here, show
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from bench.report import Figure, Table
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 TABLE = "table"
 
 
-def _figures(
-    title: str, measure: Callable[[], list[Figure]]
-) -> Callable[[Options], list[Table]]:
-    return lambda _: [report.table_of(title, measure())]
-
-
-BENCHMARKS: dict[str, Callable[[Options], list[Table]]] = {
-    "tasks": _figures("Tasks of a hub and 100 workers", tasks.measure),
-    "tunnel": _figures("One stream between two daemons", tunnel.measure),
-    "memory": _figures("Memory of an idle agent", memory.measure),
-    "patterns": patterns.measure,
-    "recovery": recovery.measure,
-    "mesh": mesh.measure,
-    "polo": polo.measure,
-    "events": events.measure,
-    "monitor": monitor.measure,
-    "pages": pages.measure,
-}
-
-
-def main() -> None:
-    """Measure, print and save; or print what was saved."""
-    # By default it would leave the fleet that is measured running.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    words = _parser().parse_args()
-    unknown = sorted(set(words.names) - {TABLE, *BENCHMARKS})
-    if unknown:
-        have = ", ".join(BENCHMARKS)
-        sys.exit(f"unknown benchmark {', '.join(unknown)}; have {have}")
-    names = [name for name in words.names if name != TABLE] or list(BENCHMARKS)
+def main(argv: Sequence[str]) -> int:
+    """Do what the command line says; return the exit status."""
+    words = _parser().parse_args(argv)
     options = Options(
         quick=words.quick,
         patterns=tuple(words.pattern or PATTERNS),
         workers=words.workers or (QUICK_WORKERS if words.quick else WORKERS),
     )
+    first, *names = words.names or [""]
+    if first in COMMANDS and not names:
+        return COMMANDS[first](options.folder)
+    if first != TABLE:
+        names = words.names
+    unknown = sorted(set(names) - set(BY_NAME))
+    if unknown:
+        have = ", ".join([*BY_NAME, TABLE, *COMMANDS])
+        print(f"unknown benchmark {', '.join(unknown)}; have {have}", file=sys.stderr)
+        return 2
+    if first == TABLE:
+        return _print_tables(names or list(BY_NAME), options.folder)
+    return _measure(names, options)
+
+
+def _measure(names: Sequence[str], options: Options) -> int:
+    """Measure parts; return 1 if one failed."""
+    if len(names) == 1:
+        run = run_here(BY_NAME[names[0]], options, options.folder)
+        show(run)
+        return int(bool(run.error))
+    chosen = [BY_NAME[name] for name in names]
+    parts = chosen or [part for part in PARTS if part.in_suite]
+    runs = []
+    for run in Suite(parts, options.folder, options.flags).runs():
+        runs.append(run)
+        if not names:
+            # Only a whole run replaces what was put together, but a run that is
+            # interrupted loses nothing.
+            saved.collect(options.folder, BY_NAME)
+    if not names:
+        _put_together(options.folder)
+    _sum_up(runs)
+    return int(any(run.error for run in runs))
+
+
+def _sum_up(runs: Sequence[saved.Run]) -> None:
+    for run in runs:
+        state = f"failed: {run.error}" if run.error else "measured"
+        print(f"{run.part:12} {run.seconds:6.0f} s  {state}", file=sys.stderr)
+    print(f"{'all':12} {sum(run.seconds for run in runs):6.0f} s", file=sys.stderr)
+
+
+def _put_together(folder: Path) -> int:
+    latest = saved.collect(folder, BY_NAME)
+    drawn = plots.draw_all(latest, folder)
+    files = [folder / saved.LATEST, folder / saved.TEXT, *drawn]
+    names = " ".join(str(path.relative_to(ROOT)) for path in files)
+    print(f"written: {names}", file=sys.stderr)
+    return 0
+
+
+def _print_goals(folder: Path) -> int:
+    print(as_markdown(goals_table(saved.load_latest(folder).goals)))
+    return 0
+
+
+def _write_page(folder: Path) -> int:
+    page = document.PAGE.read_text()
+    document.PAGE.write_text(document.filled(page, saved.load_latest(folder)))
+    return 0
+
+
+def _print_tables(names: Sequence[str], folder: Path) -> int:
     for name in names:
-        if TABLE in words.names:
-            _print_saved(name, options)
+        run = saved.load(folder, name)
+        if run is None:
+            print(f"{name} was not measured here yet", file=sys.stderr)
         else:
-            _measure(name, options)
+            print(document.of_run(run), end="\n\n")
+    return 0
 
 
-def _measure(name: str, options: Options) -> None:
-    print(f"measuring {name} …", file=sys.stderr, flush=True)
-    started, (load, _, _) = time.time(), os.getloadavg()
-    tables = BENCHMARKS[name](options)
-    path = report.save(_file(name, options), tables, started=started, load=load)
-    for table in tables:
-        print(report.as_text(table), end="\n\n")
-    place = path.relative_to(report.RESULTS.parent.parent)
-    print(f"{time.time() - started:.0f} s; saved to {place}\n", flush=True)
-
-
-def _print_saved(name: str, options: Options) -> None:
-    try:
-        measured, tables = report.load(_file(name, options))
-    except FileNotFoundError:
-        print(f"{name} was not measured here yet", file=sys.stderr)
-        return
-    print(measured, *map(report.as_markdown, tables), sep="\n\n", end="\n\n")
-
-
-def _file(name: str, options: Options) -> str:
-    """Return the name of the file: what is no full run does not replace one."""
-    return name if options.is_full else f"{name}.partial"
+COMMANDS: dict[str, Callable[[Path], int]] = {
+    "goals": _print_goals,
+    "latest": _put_together,
+    "docs": _write_page,
+}
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BY_NAME))
     parser.add_argument(
         "--quick", action="store_true", help="small sizes, to see that all of it works"
     )
@@ -121,4 +140,7 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in text.split(","))
 
 
-main()
+if __name__ == "__main__":
+    # By default it would leave the programs that are measured running.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main(sys.argv[1:]))

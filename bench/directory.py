@@ -58,7 +58,7 @@ async def serve(agents: int) -> None:
     """Serve until standard input ends."""
     clock, directory = SystemClock(), Directory()
     wall = clock.wall()
-    directory.load(_entries(agents, wall), wall=wall)
+    directory.load(entries(agents, wall), wall=wall)
     gc.collect()
     gc.freeze()
     view = RendezvousView(
@@ -78,7 +78,8 @@ async def serve(agents: int) -> None:
         await asyncio.to_thread(sys.stdin.read)
 
 
-def _entries(agents: int, wall: float) -> Iterator[Entry]:
+def entries(agents: int, wall: float) -> Iterator[Entry]:
+    """Yield what the store has of so many agents."""
     rng = random.Random(1)
     for number in range(1, agents + 1):
         tags = {"all", *(tag_of(rng) for _ in range(3))}

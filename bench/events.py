@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from bench.processes import cpu_s, memory
-from bench.report import Table
+from bench.processmemory import MIB, cpu_seconds, memory_of
+from bench.report import Table, Target
 from pilotfleet.client.daemon import DaemonClient
 from pilotfleet.fleet.agent import Agent
 from pilotfleet.protocol.address import Address
@@ -66,18 +66,18 @@ SCANS = 20
 
 def measure(options: Options) -> list[Table]:
     """Measure deliveries, then publishers, then matching."""
-    rows: list[tuple[Cell, ...]] = []
+    ours, official = [], []
     for count in SUBSCRIBERS:
         print(f"  {count} subscribers", file=sys.stderr, flush=True)
-        rows.append(_fan_out(count, options))
+        ours.append(_fan_out(count, options))
     for count in SUBSCRIBERS[:2]:
         print(f"  {count} subscribers, official", file=sys.stderr, flush=True)
-        rows.append(_official_fan_out(count, options))
+        official.append(_official_fan_out(count, options))
     agents = options.scaled(MANY)
     print(f"  {agents} publishers", file=sys.stderr, flush=True)
     many = _many_publishers(agents, options)
     print("  patterns", file=sys.stderr, flush=True)
-    return [_deliveries(rows), many, _matching(options)]
+    return [_deliveries(ours, official), many, _matching(options)]
 
 
 def _health(number: int) -> bytes:
@@ -110,7 +110,25 @@ class _Fan:
     """At least between two windows."""
 
 
-def _fan_out(subscribers: int, options: Options) -> tuple[Cell, ...]:
+@dataclass(frozen=True, slots=True)
+class _Delivered:
+    """What a broker did in a second."""
+
+    subscribers: int
+    events: float
+    cpu_s: float
+
+    @property
+    def deliveries(self) -> float:
+        return self.events * self.subscribers
+
+    def row(self, broker: str) -> tuple[Cell, ...]:
+        each_us = 1e6 * self.cpu_s / self.deliveries
+        figures = (self.events, self.deliveries, 100 * self.cpu_s, each_us)
+        return broker, self.subscribers, *figures
+
+
+def _fan_out(subscribers: int, options: Options) -> _Delivered:
     with world() as net:
         network = start_hub(net)
         pid = net.programs[-1].process.pid
@@ -128,10 +146,10 @@ def _fan_out(subscribers: int, options: Options) -> tuple[Cell, ...]:
             subscription=PUBLISHER_TOPIC,
             window=WINDOW,
         )
-        return "pilotfleet", *uvloop.run(_deliver(net, fan, subscribers, options))
+        return uvloop.run(_deliver(net, fan, subscribers, options))
 
 
-def _official_fan_out(subscribers: int, options: Options) -> tuple[Cell, ...]:
+def _official_fan_out(subscribers: int, options: Options) -> _Delivered:
     with world() as net:
         net.start_rendezvous()
         pid = net.start_official_daemon("hub", "-public").process.pid
@@ -147,13 +165,12 @@ def _official_fan_out(subscribers: int, options: Options) -> tuple[Cell, ...]:
             window=OFFICIAL_WINDOW,
             pause_s=OFFICIAL_PAUSE_S,
         )
-        return "official 1.18.0", *uvloop.run(_deliver(net, fan, subscribers, options))
+        return uvloop.run(_deliver(net, fan, subscribers, options))
 
 
 async def _deliver(
     net: World, fan: _Fan, subscribers: int, options: Options
-) -> tuple[Cell, ...]:
-    """Return published and delivered a second, and the broker's share of it."""
+) -> _Delivered:
     async with AsyncExitStack() as stack:
         names = itertools.islice(itertools.cycle(fan.subscribers), subscribers)
         near, far = net.socket("near"), net.socket("far")
@@ -166,7 +183,7 @@ async def _deliver(
         frame = encode_event(TOPIC, _health(1))
         share = frame * (fan.window // len(writers))
         size = len(share) * len(writers)
-        events, used_s, started = 0, cpu_s([fan.pid]), time.perf_counter()
+        events, used_s, started = 0, cpu_seconds(fan.pid), time.perf_counter()
         while time.perf_counter() < started + options.scaled(FAN_OUT_S):
             async with asyncio.timeout(STALL_S), asyncio.TaskGroup() as group:
                 group.create_task(asyncio.sleep(fan.pause_s))
@@ -176,11 +193,8 @@ async def _deliver(
                     group.create_task(_read(reader, size))
             events += size // len(frame)
         elapsed = time.perf_counter() - started
-        used_s = cpu_s([fan.pid]) - used_s
-    deliveries = events * subscribers
-    share_of_core = 100 * used_s / elapsed
-    each_us = 1e6 * used_s / deliveries
-    return subscribers, events / elapsed, deliveries / elapsed, share_of_core, each_us
+        used_s = cpu_seconds(fan.pid) - used_s
+    return _Delivered(subscribers, events / elapsed, used_s / elapsed)
 
 
 async def _open(
@@ -227,7 +241,16 @@ async def _read(stream: ClientStream, size: int) -> None:
         size -= len(data)
 
 
-def _deliveries(rows: list[tuple[Cell, ...]]) -> Table:
+def _deliveries(ours: list[_Delivered], official: list[_Delivered]) -> Table:
+    rows = [delivered.row("pilotfleet") for delivered in ours]
+    rows += [delivered.row("official 1.18.0") for delivered in official]
+    most = Target(
+        *("events_fanout_per_s", "deliveries of one broker", "/s"),
+        max(delivered.deliveries for delivered in ours),
+        max(delivered.deliveries for delivered in official),
+        "wall clock; the highest of the rows; the official broker limits each"
+        " connection",
+    )
     columns = (
         *("broker", "subscribers", "events/s", "deliveries/s"),
         *("broker's CPU %", "broker's CPU µs per delivery"),
@@ -239,7 +262,7 @@ def _deliveries(rows: list[tuple[Cell, ...]]) -> Table:
         " all subscribers have all, so none is lost. An official broker lets 100 events"
         " a second of a connection pass and drops the others."
     )
-    return Table("Deliveries of one broker", columns, rows, note)
+    return Table("Deliveries of one broker", columns, rows, note, targets=(most,))
 
 
 def _many_publishers(agents: int, options: Options) -> Table:
@@ -251,24 +274,34 @@ def _many_publishers(agents: int, options: Options) -> Table:
             *("--agents", str(agents), "--agent-prefix", "p-", "--join", network),
             *("--broker", "hub", *PRIVATE_FLEET),
         )
-        row = uvloop.run(_publish_in_turns(net, agents, pid, options))
+        row, target = uvloop.run(_publish_in_turns(net, agents, pid, options))
     columns = (
         *("publishers", "all heard after s", "events/s", "events lost"),
         "broker's CPU %",
-        *("broker's CPU µs per event", "broker's RSS MiB"),
+        *("broker's CPU µs per event", *(f"broker's {name}" for name in MIB)),
     )
     note = (
         "Every agent has a tunnel and a stream of its own to the broker and publishes"
         f" its health each {INTERVAL_S:g} s; one subscriber takes all of it. All heard:"
         f" from the first publication, with {MANY / FIRST_ROUND_S:g} new tunnels a"
-        " second; what is lost counts from there on. RSS: of the whole daemon."
+        " second; what is lost counts from there on. Memory: of the whole daemon."
     )
-    return Table("Many publishers at one broker", columns, [row], note)
+    title = "Many publishers at one broker"
+    return Table(title, columns, [row], note, targets=(target,))
+
+
+def _core_target(agents: int, share_of_core: float) -> Target:
+    return Target(
+        *("events_10000_core_percent", "broker's share of a core", "%"),
+        *(share_of_core, None),
+        f"{agents:,} publishers, each {INTERVAL_S:g} s; {MEASURED_S} s of"
+        " /proc/PID/stat",
+    )
 
 
 async def _publish_in_turns(
     net: World, agents: int, pid: int, options: Options
-) -> tuple[Cell, ...]:
+) -> tuple[tuple[Cell, ...], Target]:
     async with AsyncExitStack() as stack:
         hub = _address(net, "hub")
         reader = await _open(stack, net.socket("hub"), None, hub, TOPIC)
@@ -285,15 +318,16 @@ async def _publish_in_turns(
         await received.settle(agents)
         first_s, seconds = received.last_at - started, options.scaled(MEASURED_S)
         count = round(agents * seconds / INTERVAL_S)
-        started, used_s = time.perf_counter(), cpu_s([pid])
+        started, used_s = time.perf_counter(), cpu_seconds(pid)
         await _publish(far, agents, count=count, seconds=seconds)
-        elapsed, used_s = time.perf_counter() - started, cpu_s([pid]) - used_s
+        elapsed, used_s = time.perf_counter() - started, cpu_seconds(pid) - used_s
         await received.settle(agents + count)
         lost = agents + count - received.events
-        rss_mib = memory([pid]).rss_kib / 1024
+        memory = memory_of(pid)
         reading.cancel()
     share_of_core, each_us = 100 * used_s / elapsed, 1e6 * used_s / count
-    return agents, first_s, count / elapsed, lost, share_of_core, each_us, rss_mib
+    row = (agents, first_s, count / elapsed, lost, share_of_core, each_us, *memory.mib)
+    return row, _core_target(agents, share_of_core)
 
 
 async def _publish(

@@ -6,12 +6,12 @@ import asyncio
 import json
 import time
 from collections import Counter
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from bench.processes import cpu_s, family
+from bench.processmemory import cpu_seconds, tree_of
 from pilotfleet.fleet.control import FleetControl
 from pilotfleet.fleet.taskfile import TaskLine
 from tests.fleet.upsupport import fleet_world
@@ -27,6 +27,8 @@ ROOT = Path(__file__).parent.parent
 """Where workers import ``bench.work`` from."""
 SAMPLE_S = 0.25
 UP_S = 600.0
+DO_S = 1_800.0
+"""For a batch; after that it hangs."""
 
 Tables: TypeAlias = "Mapping[str, Mapping[str, str | int | bool]]"
 
@@ -42,6 +44,10 @@ class Measured:
     """Of all programs of the fleet and the commands that they ran."""
     open_per_worker: float
     """Tasks that were given out, by the number of workers; median of samples."""
+    retried: int
+    """Tasks that took more than one attempt."""
+    wrong: tuple[str, ...] = ()
+    """What is wrong with results, each wrong, missing or second one."""
 
     @property
     def per_s(self) -> float:
@@ -100,15 +106,26 @@ class BenchFleet:
 
     async def pids(self) -> list[int]:
         """Return every process of the fleet."""
-        return family((await self.control.status())["pid"])
+        return tree_of((await self.control.status())["pid"])
 
     async def do(self, count: int) -> Measured:
-        """Have so many tasks done at once, and check every result."""
+        """Have so many tasks done at once, and check every result.
+
+        Raises:
+            ValueError: One is not as it should be.
+        """
+        measured = await self.try_to_do(count)
+        if measured.wrong:
+            raise ValueError(measured.wrong[0])
+        return measured
+
+    async def try_to_do(self, count: int) -> Measured:
+        """Have so many tasks done at once, and tell what is wrong with results."""
         self._batches += 1
         name = f"batch-{self._batches}"
         lines = [TaskLine(id=str(n), task=f"task {n}") for n in range(count)]
         pids = await self.pids()
-        before, started = cpu_s(pids), time.monotonic()
+        before, started = cpu_seconds(*pids), time.monotonic()
         samples = asyncio.create_task(self._sample())
         try:
             await self.control.submit(name, lines)
@@ -117,12 +134,13 @@ class BenchFleet:
         finally:
             samples.cancel()
             await asyncio.wait([samples])
-        check(lines, results)
         return Measured(
             tasks=count,
             wall_s=wall_s,
-            cpu_s=cpu_s(pids) - before,
+            cpu_s=cpu_seconds(*pids) - before,
             open_per_worker=_median(self._open),
+            retried=sum(row.result.attempts > 1 for row in results),
+            wrong=tuple(mistakes(lines, results)),
         )
 
     async def do_steadily(self, count: int, *, open_tasks: int) -> Steady:
@@ -135,8 +153,16 @@ class BenchFleet:
         return await load.run(open_tasks)
 
     async def _results(self, batch: str) -> list[BatchResult]:
-        async with aclosing(self.control.results(batch)) as results:
-            return [row async for row in results]
+        """Return the results of a batch; of one that hangs, those that are there."""
+        rows: list[BatchResult] = []
+        with suppress(TimeoutError):
+            async with (
+                asyncio.timeout(DO_S),
+                aclosing(self.control.results(batch)) as results,
+            ):
+                async for row in results:
+                    rows.append(row)  # noqa: PERF401 - kept if time runs out
+        return rows
 
     async def _sample(self) -> None:
         """Look now and then at how many tasks the workers have."""
@@ -211,11 +237,23 @@ def check(lines: Sequence[TaskLine], results: Sequence[BatchResult]) -> None:
     Raises:
         ValueError: One was not.
     """
+    wrong = mistakes(lines, results)
+    if wrong:
+        raise ValueError(wrong[0])
+
+
+def mistakes(lines: Sequence[TaskLine], results: Sequence[BatchResult]) -> list[str]:
+    """Return what is wrong with the results of tasks that return their text."""
     wanted = Counter((line.id, line.task) for line in lines)
     found = Counter((row.result.id, row.result.result) for row in results)
-    if found != wanted:
-        wrong = next(iter((found - wanted) or (wanted - found)))
-        raise ValueError(f"wrong, missing or second result: {wrong}")
+    errors = {row.result.id: row.result.error for row in results}
+    return [
+        *(f"wrong or second result: {each}" for each in (found - wanted).elements()),
+        *(
+            f"no right result: {task_id}: {errors.get(task_id, 'none at all')}"
+            for task_id, _ in (wanted - found).elements()
+        ),
+    ]
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -13,7 +13,7 @@ import uvloop
 
 from bench.fleets import percentile
 from bench.history import keep, kept_table, times_ms
-from bench.processes import cpu_s, memory
+from bench.processmemory import MIB, cpu_seconds, memory_of
 from bench.report import Table
 from pilotfleet.fleet.agent import Agent
 from pilotfleet.protocol.address import Address
@@ -80,10 +80,10 @@ async def _measure_watched(
         await asyncio.to_thread(_wait_events, watched, agents)
         pid = watched.running().process.pid
         seconds = options.scaled(MEASURED_S)
-        before, used_s, started = source.count, cpu_s([pid]), time.perf_counter()
+        before, used_s, started = source.count, cpu_seconds(pid), time.perf_counter()
         await asyncio.sleep(seconds)
-        elapsed, used_s = time.perf_counter() - started, cpu_s([pid]) - used_s
-        events, rss_mib = source.count - before, memory([pid]).rss_kib / 1024
+        elapsed, used_s = time.perf_counter() - started, cpu_seconds(pid) - used_s
+        events, memory = source.count - before, memory_of(pid)
         answers = await asyncio.to_thread(_ask, watched, options.scaled(REQUESTS))
         feeding.cancel()
         await asyncio.wait([feeding])
@@ -93,7 +93,7 @@ async def _measure_watched(
     watched.running().terminate()
     cost = (
         *(agents, events / elapsed, 100 * used_s / elapsed, 1e6 * used_s / events),
-        *(rss_mib, behind, caught_up_s, per_s),
+        *(*memory.mib, behind, caught_up_s, per_s),
     )
     return cost, (agents, *answers)
 
@@ -201,7 +201,7 @@ def _time_catch_up(watched: Watched, total: int) -> tuple[float, float]:
 
 def _costs(rows: list[tuple[Cell, ...]], options: Options) -> Table:
     columns = (
-        *("agents", "events/s", "monitor's CPU %", "CPU µs per event", "RSS MiB"),
+        *("agents", "events/s", "monitor's CPU %", "CPU µs per event", *MIB),
         *("events missed while off", "caught up after s", "events/s then"),
     )
     note = (

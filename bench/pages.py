@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bench.directory import name_of, tag_of
 from bench.fleets import percentile
 from bench.history import times_ms
-from bench.processes import memory
+from bench.processmemory import MIB, memory_of
 from bench.report import Table
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ def measure(options: Options) -> list[Table]:
     """Measure the monitor's pages, then the Polo dashboard."""
     has_driver = importlib.util.find_spec("playwright") is not None
     if shutil.which("chromium") is None or not has_driver:
-        sys.exit("pages needs Chromium and Playwright; `make pages` installs them")
+        raise FileNotFoundError(
+            "no Chromium and Playwright: `make pages` installs them"
+        )
     # Only here: the other benchmarks do without it.
     from tests.pages.browser import Chromium
     from tests.pages.measuring import measure as measure_monitor
@@ -57,7 +59,7 @@ def measure(options: Options) -> list[Table]:
             requests += _ask(port, listed, options.scaled(REQUESTS))
             with Chromium() as chromium:
                 load_ms = _load_ms(chromium, port)
-            pages.append((listed, load_ms, memory([pid]).rss_kib / 1024))
+            pages.append((listed, load_ms, *memory_of(pid).mib))
     return [
         _monitor_pages(found),
         _scrolling(found),
@@ -184,7 +186,7 @@ def _load_ms(chromium: Chromium, port: int) -> float:
 
 
 def _polo_pages(rows: list[tuple[Cell, ...]]) -> Table:
-    columns = ("public agents", "page loaded ms", "RSS MiB")
+    columns = ("public agents", "page loaded ms", *MIB)
     note = (
         "Loaded: figures, bars and the first rows are there. RSS: directory and"
         " dashboard in one program, without what a rendezvous has beside them."

@@ -10,14 +10,14 @@ import msgspec
 import uvloop
 
 from bench.fleets import percentile, running, spec_of
-from bench.processes import memory
+from bench.processmemory import KIB, MIB, memory_of
 from bench.report import Table
 from pilotfleet.fleet.spec import FleetSpec
 
 if TYPE_CHECKING:
     from bench.fleets import BenchFleet, Measured, Steady
     from bench.options import Options
-    from bench.processes import Memory
+    from bench.processmemory import Memory
     from bench.report import Cell
 
 COMMAND = {"exec": "cat"}
@@ -52,6 +52,7 @@ class _Size:
     pattern: str
     workers: int
     start_s: float
+    programs: int
     memory: Memory
     command: _Work
     function: _Work
@@ -80,7 +81,8 @@ def measure(options: Options) -> list[Table]:
 async def _measure(pattern: str, workers: int, options: Options) -> _Size:
     async with running(spec_of(pattern, workers, work=COMMAND)) as fleet:
         command = await _work(fleet, workers, options)
-        used = memory(await fleet.pids())
+        pids = await fleet.pids()
+        memory = memory_of(*pids)
         # The same workers call a function from now on.
         spec = msgspec.convert(spec_of(pattern, workers, work=FUNCTION), FleetSpec)
         await fleet.control.rollout(batch=workers, spec=spec)
@@ -89,7 +91,8 @@ async def _measure(pattern: str, workers: int, options: Options) -> _Size:
         pattern=pattern,
         workers=workers,
         start_s=fleet.start_s,
-        memory=used,
+        programs=len(pids),
+        memory=memory,
         command=command,
         function=function,
     )
@@ -158,17 +161,16 @@ def _singles(sizes: list[_Size], count: int) -> Table:
 def _starts(sizes: list[_Size]) -> Table:
     columns = (
         *("pattern", "workers", "start s", "first tasks s", "programs"),
-        *("RSS MiB", "PSS MiB", "PSS KiB per worker"),
+        *(*MIB, "PSS KiB per worker"),
     )
     rows: list[tuple[Cell, ...]] = [
         (
             *size.key,
             size.start_s,
             size.command.first_s,
-            size.memory.processes,
-            size.memory.rss_kib / 1024,
-            size.memory.pss_kib / 1024,
-            size.memory.pss_kib / size.workers,
+            size.programs,
+            *size.memory.mib,
+            size.memory.pss / KIB / size.workers,
         )
         for size in sizes
     ]
@@ -176,7 +178,7 @@ def _starts(sizes: list[_Size]) -> Table:
         "Start is `pilotctl fleet up`, from the command until all agents are registered"
         " and serve. First tasks: as many as there are workers, right after that;"
         " tunnels are made on the way. Memory of all programs after the tasks of"
-        " `cat`: RSS counts shared pages in each program, PSS once. An official agent"
-        " is a process of its own (see `memory`)."
+        " `cat`: RSS counts shared pages in each program, PSS once, private not at all."
+        " An official agent is a process of its own (see `hosts`)."
     )
     return Table("Start and memory", columns, rows, note)

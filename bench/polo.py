@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from bench.fleets import running, spec_of
-from bench.processes import cpu_s
+from bench.processmemory import cpu_seconds
 from bench.report import Table
 from pilotfleet.client.registry import RegistryClient
 from pilotfleet.protocol.identity import Identity
@@ -70,11 +70,11 @@ async def _present(
             for number in range(count)
         ]
         pieces = [made[at : at + MAX_BATCH] for at in range(0, count, MAX_BATCH)]
-        before, started = cpu_s([pid]), time.monotonic()
+        before, started = cpu_seconds(pid), time.monotonic()
         async with asyncio.TaskGroup() as group:
             for number in range(at_once):
                 group.create_task(_send(client, pieces[number::at_once]))
-        return time.monotonic() - started, cpu_s([pid]) - before
+        return time.monotonic() - started, cpu_seconds(pid) - before
 
 
 async def _send(

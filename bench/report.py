@@ -1,20 +1,27 @@
-"""Measured figures: tables that print as text, as Markdown and as JSON."""
+"""Measured figures: tables that print as text and as Markdown."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-RESULTS = Path(__file__).parent / "results"
-"""Ignored by git: one file for each part, of its last run."""
-
-Cell: TypeAlias = "str | int | float | None"
+Cell: TypeAlias = str | int | float | None
 """None where there is nothing to measure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A measured figure that has a goal in the design's table of numbers."""
+
+    key: str
+    """Of ``bench.goals.GOALS``."""
+    what: str
+    unit: str
+    value: float
+    official: float | None
+    """None where the official programs cannot do the job."""
+    method: str
+    """How it was measured, in a few words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +34,17 @@ class Table:
     rows: list[tuple[Cell, ...]]
     note: str = ""
     """How it was measured, and what the official programs do of it."""
+    targets: tuple[Target, ...] = ()
+    """Those of the figures that have a goal."""
+
+    def column(self, name: str) -> list[Cell]:
+        """Return the cells of one column.
+
+        Raises:
+            ValueError: There is no such column.
+        """
+        at = self.columns.index(name)
+        return [row[at] for row in self.rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +59,9 @@ class Figure:
     method: str
 
 
-def table_of(title: str, figures: list[Figure]) -> Table:
+def table_of(
+    title: str, figures: list[Figure], *, targets: tuple[Target, ...] = ()
+) -> Table:
     """Return a table with a row for each figure."""
     rows: list[tuple[Cell, ...]] = [
         (
@@ -54,12 +74,12 @@ def table_of(title: str, figures: list[Figure]) -> Table:
         for figure in figures
     ]
     columns = ("figure", "unit", "pilotfleet", "official 1.18.0", "how")
-    return Table(title, columns, rows)
+    return Table(title, columns, rows, targets=targets)
 
 
 def as_text(table: Table) -> str:
     """Return a table with aligned columns."""
-    rows = [table.columns, *(tuple(map(_text, row)) for row in table.rows)]
+    rows = [table.columns, *(tuple(map(cell_text, row)) for row in table.rows)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
@@ -68,97 +88,28 @@ def as_text(table: Table) -> str:
 
 def as_markdown(table: Table) -> str:
     """Return a table as it stands in the documentation."""
+    title = [f"**{table.title}**", ""] if table.title else []
     rows = [table.columns, tuple("---" for _ in table.columns)]
-    rows += [tuple(map(_text, row)) for row in table.rows]
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([f"**{table.title}**", "", *lines, *_note(table)])
+    rows += [tuple(map(cell_text, row)) for row in table.rows]
+    lines = [f"| {' | '.join(map(_in_cell, row))} |" for row in rows]
+    return "\n".join([*title, *lines, *_note(table)])
 
 
-def save(name: str, tables: list[Table], *, started: float, load: float) -> Path:
-    """Write what a part has measured, with the machine it was measured on.
-
-    Args:
-        name: The part's; it has one file.
-        tables: What was measured.
-        started: Unix seconds.
-        load: How many programs wanted a processor when it began.
-    """
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    content = {
-        "part": name,
-        "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "seconds": round(time.time() - started, 1),
-        "machine": {
-            "cpus": os.cpu_count(),
-            "processor": _processor(),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-            "load_before": round(load, 2),
-        },
-        "tables": [
-            {
-                "title": table.title,
-                "columns": table.columns,
-                "rows": [_record(table, row) for row in table.rows],
-                "note": table.note,
-            }
-            for table in tables
-        ],
-    }
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    return path
-
-
-def load(name: str) -> tuple[str, list[Table]]:
-    """Return when and on what a part was measured last, and its tables.
-
-    Raises:
-        FileNotFoundError: It was never measured here.
-    """
-    content = json.loads((RESULTS / f"{name}.json").read_text())
-    tables = [
-        Table(
-            table["title"],
-            tuple(table["columns"]),
-            [
-                tuple(row[column] for column in table["columns"])
-                for row in table["rows"]
-            ],
-            table["note"],
-        )
-        for table in content["tables"]
-    ]
-    machine = content["machine"]
-    measured = (
-        f"Measured on {content['measured_at'][:10]}: {machine['cpus']} cores of"
-        f" {machine['processor']}, Linux {machine['kernel']}, Python"
-        f" {machine['python']}, loopback; load average {machine['load_before']} before."
-    )
-    return measured, tables
-
-
-def _record(table: Table, row: tuple[Cell, ...]) -> dict[str, Any]:
-    return dict(zip(table.columns, row, strict=True))
-
-
-def _note(table: Table) -> list[str]:
-    return ["", table.note] if table.note else []
-
-
-def _text(value: Cell) -> str:
+def cell_text(value: Cell) -> str:
+    """Return a cell as it is read: three digits that count, thousands apart."""
     match value:
         case None:
             return "-"
         case float():
-            return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+            return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
         case int():
             return f"{value:,}"
     return value
 
 
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
+def _in_cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _note(table: Table) -> list[str]:
+    return ["", table.note] if table.note else []

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from bench.report import Figure
+from bench.report import Figure, Target, table_of
 from pilotfleet.client.daemon import DaemonClient
 from pilotfleet.protocol.address import Address
 from tests.support.programs import data_of, world
 
 if TYPE_CHECKING:
+    from bench.options import Options
+    from bench.report import Table
     from pilotfleet.client.streams import ClientStream
     from tests.support.programs import World
 
@@ -33,10 +35,21 @@ GOODPUT_BYTES = 60_000_000
 MIB = 1024 * 1024
 CHUNK = bytes(256 * 1024)
 TIME_LIMIT_S = 120.0
+KEYS = ("rtt_ms", "goodput_mb_s", "goodput_echo_mb_s", "goodput_official_peer_mb_s")
+"""Of the goals, in the order of the figures."""
 
 
-def measure() -> list[Figure]:
+def measure(_: Options) -> list[Table]:
     """Return round trip and goodput, ours beside the official pair."""
+    figures = _figures()
+    targets = (
+        Target(key, f.what, f.unit, f.pilotfleet, f.official, f.method)
+        for key, f in zip(KEYS, figures, strict=True)
+    )
+    return [table_of("One stream between two daemons", figures, targets=tuple(targets))]
+
+
+def _figures() -> list[Figure]:
     with world() as net:
         net.start_rendezvous()
         for name in ("a", "b"):
@@ -48,6 +61,7 @@ def measure() -> list[Figure]:
         official_one_way = _official_one_way(net)
         echoed = _echoed(net, "a", "b", official=False)
         official_echoed = _echoed(net, "official-a", "official-b", official=True)
+        to_official = _echoed(net, "a", "official-b", official=False)
     size = f"{GOODPUT_BYTES / 1e6:g} MB"
     return [
         Figure(
@@ -70,6 +84,13 @@ def measure() -> list[Figure]:
             echoed,
             official_echoed,
             f"{size}: pilotctl bench, each side its own",
+        ),
+        Figure(
+            "goodput, one stream, echoed by an official daemon",
+            "MB/s",
+            to_official,
+            official_echoed,
+            f"{size}: our pilotctl bench from our daemon; official: the official pair",
         ),
     ]
 

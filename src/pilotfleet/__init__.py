@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Agent",
+    "AgentChange",
+    "AgentWatch",
     "Event",
     "Fleet",
     "FleetSubscription",
@@ -30,6 +32,8 @@ __all__ = [
 # every layer above all that need the version.
 _MODULES = {
     "Agent": "fleet.agent",
+    "AgentChange": "fleet.agentwatch",
+    "AgentWatch": "fleet.agentwatch",
     "Event": "protocol.services.events",
     "Fleet": "fleet.fleet",
     "FleetSubscription": "fleet.subscription",

@@ -3,6 +3,8 @@
 from pilotfleet.errors import PilotError as PilotError
 from pilotfleet.fleet.agent import Agent as Agent
 from pilotfleet.fleet.agent import FoundAgent as FoundAgent
+from pilotfleet.fleet.agentwatch import AgentChange as AgentChange
+from pilotfleet.fleet.agentwatch import AgentWatch as AgentWatch
 from pilotfleet.fleet.fleet import Fleet as Fleet
 from pilotfleet.fleet.schedule import TaskResult as TaskResult
 from pilotfleet.fleet.submissions import TaskHandle as TaskHandle

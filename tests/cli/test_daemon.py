@@ -174,6 +174,14 @@ def test_numbered_agents_may_begin_later() -> None:
     assert [agent.hostname for agent in host.agents] == ["w-41", "w-42"]
 
 
+def test_agents_may_be_divided_among_processes(tmp_path: Path) -> None:
+    assert options("--agents", "8").processes == 1
+    assert options("--agents", "8", "--processes", "8").processes == 8
+    config = tmp_path / "config.json"
+    config.write_text('{"agents": 8, "processes": 2}')
+    assert options("--config", str(config)).processes == 2
+
+
 def test_numbered_agents_beside_a_named_one() -> None:
     host = options("--agents", "2", "--hostname", "hub", "--listen", ":4000").host
     assert [agent.name for agent in host.agents] == ["hub", "worker-1", "worker-2"]
@@ -243,6 +251,14 @@ def test_a_broken_file_gives_a_warning_and_defaults(
         (["--agents", "many"], "--agents: 'many' is not a number"),
         (["--agents", "9" * 5000], "is not a number"),
         (["--agents", "100001"], "--agents: 100001 agents"),
+        (["--agents", "9", "--processes", "0"], "--processes: 0 is not 1 to 64"),
+        (["--agents", "99", "--processes", "65"], "--processes: 65 is not 1 to 64"),
+        (["--agents", "9", "--processes", "two"], "--processes: 'two' is not a numb"),
+        (
+            ["--agents", "3", "--processes", "4"],
+            "--processes: 4 processes for 3 agents",
+        ),
+        (["--processes", "2"], "--processes: 2 processes for 1 agent"),
         (["--agents", "2", "--agent-prefix", "UPPER"], "hostname must be lowercase"),
         (["--hostname", "-bad-"], "expected one argument"),
         (["--hostname=Bad"], "hostname must be lowercase"),
@@ -404,6 +420,24 @@ def test_a_log_may_have_no_backups_or_no_bound(
         subprocess.run([sys.executable, "-c", program], stderr=output, check=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == files
     assert ("line 0\n" in log.read_text()) is ("max_bytes=0" in sizes)
+
+
+def test_lines_of_other_processes_go_to_the_same_log_and_count(tmp_path: Path) -> None:
+    log = tmp_path / "daemon.log"
+    program = (
+        "import logging\n"
+        "from pilotfleet.cli.logs import configure_logging, pass_on\n"
+        "configure_logging(max_bytes=20_000, backups=1)\n"
+        "for n in range(500): pass_on(b'theirs %d\\n' % n * 5)\n"
+        "logging.info('ours')\n"
+    )
+    with log.open("ab") as output:
+        subprocess.run([sys.executable, "-c", program], stderr=output, check=True)
+    old = (tmp_path / "daemon.log.1").read_text()
+    assert 20_000 < len(old) < 30_000
+    newest = log.read_text()
+    assert newest.splitlines()[-2] == "theirs 499"
+    assert newest.endswith("root: ours\n")
 
 
 def test_a_log_that_is_no_file_is_left_alone() -> None:

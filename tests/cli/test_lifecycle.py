@@ -96,6 +96,17 @@ def test_daemon_is_started_and_stopped(shell: Shell, program: Path) -> None:
     assert shell.run("daemon", "status").stdout.startswith("○ pilot-daemon stopped")
 
 
+def test_a_daemon_in_several_processes_is_started(shell: Shell, program: Path) -> None:
+    tokens = ["--agents", "4", "--processes", "2", "--agent-prefix", "w-"]
+    data = shell.run("--json", "daemon", "start", *tokens).data
+    given = json.loads(data["hostname"])
+    assert given[-6:] == ["--agents", "4", "--agent-prefix", "w-", "--processes", "2"]
+    # Numbered agents have their own.
+    assert "--identity" not in given
+    shell.run("daemon", "stop")
+    os.waitpid(data["pid"], 0)
+
+
 def test_daemon_that_ends_at_once_is_reported_with_its_words(
     shell: Shell, program: Path
 ) -> None:

@@ -353,8 +353,8 @@ def test_interrupt_is_no_traceback(shell: Shell) -> None:
 def test_start_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys; from pilotfleet.cli.main import main; main(['info'])\n"
-        "heavy = ['asyncio', 'rich', 'cryptography', 'msgspec', 'click', 'subprocess',"
-        " 'dataclasses', 'importlib.metadata']\n"
+        "heavy = ['asyncio', 'rich', 'cryptography', 'nacl', 'msgspec', 'click',"
+        " 'subprocess', 'dataclasses', 'importlib.metadata']\n"
         "print([name for name in heavy if name in sys.modules])"
     )
     answer = subprocess.run(

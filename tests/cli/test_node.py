@@ -30,6 +30,8 @@ POLICY = json.dumps(
     }
 )
 
+FIRST_PAGE = {"limit": 1000, "cursor": ""}
+
 
 def called(op: str, result: Any, **request: Any) -> list[list[str]]:
     request = {**request, "id": 1, "op": op}
@@ -176,6 +178,7 @@ def test_find_agents_asks_the_registry_through_the_daemon(shell: Shell) -> None:
         "online": True,
         "limit": 5,
         "cursor": "x",
+        "fresh": True,
     }
     body = {"type": "search_ok", "agents": [row], "total": 9, "next_cursor": "y"}
     frames = called("search", body, **query)
@@ -189,6 +192,18 @@ def test_find_agents_asks_the_registry_through_the_daemon(shell: Shell) -> None:
     result = shell.play(frames, *tokens)
     assert result.stdout == "0:0000.0000.0007\t-\ta\t-\tyes\t-\n"
     assert result.stderr == "1 of 9 agents\nnext page: --cursor y\n"
+
+
+def test_find_agents_tells_the_age_of_an_answer_from_memory(shell: Shell) -> None:
+    query = {
+        **{"tags": ["a"], "any": False, "hostname_prefix": "", "online": False},
+        **{"limit": 50, "cursor": "", "fresh": False},
+    }
+    body = {"type": "search_ok", "agents": [], "total": 0, "age_s": 1.25}
+    frames = called("search", body, **query)
+    tokens = ["find-agents", "--tag", "a", "--cached"]
+    assert shell.play(frames, "--json", *tokens).data["age_s"] == 1.25
+    assert "as it was 1.2 s ago" in shell.play(frames, *tokens).stderr
 
 
 @pytest.mark.parametrize(
@@ -206,7 +221,7 @@ def test_refused_search_tells_whose_fault_it_is(
         "search",
         {},
         **{"tags": [], "any": False, "hostname_prefix": "", "online": False},
-        **{"limit": 50, "cursor": "zzz"},
+        **{"limit": 50, "cursor": "zzz", "fresh": True},
     )
     failure = {"code": "connection_failed", "message": said}
     frames[1] = ["s2c", frame(0x81, {"id": 1, "error": failure})]
@@ -219,13 +234,56 @@ def test_agents_on_a_terminal_are_a_table(
 ) -> None:
     rows = [{"name": "[red]w-1", "address": "0:0000.0000.0007", "state": "online"}]
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    text = shell.play(called("agents", {"agents": rows}), "agents").stdout
+    frames = called("agents", {"agents": rows}, **FIRST_PAGE)
+    text = shell.play(frames, "agents").stdout
     assert "NAME" in text
     assert "[red]w-1" in text
 
 
+def test_many_agents_on_a_terminal_are_in_columns(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["w-\u4e16", *(f"worker-{number}" for number in range(600)), "w-\x1b[0m"]
+    rows = [{"name": name, "state": "online"} for name in names]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    frames = called("agents", {"agents": rows}, **FIRST_PAGE)
+    lines = shell.play(frames, "agents").stdout.splitlines()
+    assert len(lines) == 603
+    assert lines[0] == "NAME        ADDRESS  HOSTNAME  TAGS  STATE"
+    # The first is two columns wide; what would steer the terminal is not printed.
+    assert lines[1] == "w-\u4e16        -        -         -     online"
+    assert lines[601] == "worker-599  -        -         -     online"
+    assert lines[602].startswith("w-\ufffd[0m")
+
+
+def test_agents_are_asked_for_page_by_page(shell: Shell) -> None:
+    first = {"agents": [{"name": "w-1"}], "total": 2, "next_cursor": "w-1"}
+    second = {"agents": [{"name": "w-2"}], "total": 2, "next_cursor": ""}
+    follow = {"limit": 1000, "cursor": "w-1", "id": 2, "op": "agents"}
+    frames = [
+        *called("agents", first, **FIRST_PAGE),
+        ["c2s", frame(0x80, follow)],
+        ["s2c", frame(0x81, {"id": 2, "result": second})],
+    ]
+    assert shell.play(frames, "--json", "agents").data == {
+        "agents": [{"name": "w-1"}, {"name": "w-2"}],
+        "total": 2,
+    }
+
+
+def test_agents_of_a_process_that_is_being_restarted_are_missed(shell: Shell) -> None:
+    body = {"agents": [{"name": "w-1", "state": "online"}], "missing_processes": [2]}
+    frames = called("agents", body, **FIRST_PAGE)
+    assert shell.play(frames, "--json", "agents").data["missing_processes"] == [2]
+    result = shell.play(frames, "agents")
+    assert (result.code, result.stdout) == (0, "w-1\t-\t-\t-\tonline\n")
+    assert result.stderr == (
+        "1 of 1 agents\nprocess 2 is being restarted: its agents are not listed\n"
+    )
+
+
 def test_agents_need_our_daemon(shell: Shell) -> None:
-    frames = called("agents", {})
+    frames = called("agents", {}, **FIRST_PAGE)
     frames[1] = ["s2c", frame(0x0A, b"\0\1unknown command: 0x80")]
     error = shell.play(frames, "--json", "agents").error
     assert error["code"] == "not_implemented"
@@ -235,7 +293,8 @@ def test_agents_need_our_daemon(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("tokens", "code"),
     [
-        (["--watch"], "not_implemented"),
+        (["--count", "1"], "invalid_argument"),
+        (["--timeout", "1s"], "invalid_argument"),
         (["--limit", "0"], "invalid_argument"),
         (["--limit", "1001"], "invalid_argument"),
     ],

@@ -115,6 +115,9 @@ def test_daemon_and_client_pin_the_registry(net: World) -> None:
         assert data_of(lookup(net, config, **env))["node_id"] == 1
     # What needs the registry works through the daemon as well.
     assert data_of(net.ctl("ours", "set-hostname", "ours"))["hostname"] == "ours"
+    # Also on the connection that a watch has for itself.
+    watched = net.ctl("ours", "find-agents", "--watch", "--count", "1")
+    assert json.loads(watched.stdout)["agent"]["hostname"] == "ours"
 
 
 def test_daemon_and_client_trust_the_systems_authorities(net: World) -> None:

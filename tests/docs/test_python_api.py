@@ -20,9 +20,19 @@ ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = ROOT / "docs" / "howto" / "python-api.md"
 LIMIT_S: Final = 120.0
 PROGRAMS: Final = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.S | re.M)
-TITLES: Final = ["agent", "tasks", "events", "marks", "fleet", "patterns", "errors"]
+TITLES: Final = [
+    "agent",
+    "watch",
+    "tasks",
+    "events",
+    "marks",
+    "fleet",
+    "patterns",
+    "errors",
+]
 SAID: Final = {
     "agent": ["found ann ['greeter']", "b'hello ann'"],
+    "watch": ["added runner ['runner']", "['runner']"],
     "tasks": ["SUCCEEDED 3", "FAILED ValueError: there is nothing to count"],
     "events": ['news.weather {"sun":true}', "news.late good night"],
     "marks": ["after 2: while nobody listened"],

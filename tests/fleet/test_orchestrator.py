@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +17,7 @@ from pilotfleet.fleet.schedule import ScheduleConfig, TaskResult
 from pilotfleet.fleet.taskfile import TaskLine
 from pilotfleet.fleet.worker.job import Outcome
 from pilotfleet.protocol.services.taskstate import Role
+from pilotfleet.services.tasks.service import MAX_DIALS
 from tests.fleet.worker.support import Desk, serving
 from tests.node.support import eventually
 
@@ -430,6 +432,36 @@ async def test_worker_said_to_be_lost_has_its_task_done_elsewhere_at_once(
     assert run.results[0].attempts == 2
 
 
+async def test_a_hub_that_is_slow_to_deliver_costs_no_attempt(
+    nodes: TaskWorld, boss: Node, client: DaemonClient
+) -> None:
+    names = [f"w{number}" for number in range(20)]
+    crew, slots = await nodes.node(*names), boss.tasks.dial_slots
+    await tag(crew, **dict.fromkeys(names, "worker"))
+    run, desk = Run(client, schedule={"concurrency": 2}, deliver_within_s=5.0), Desk()
+    while not slots.locked():
+        await slots.acquire()
+    async with serving(crew, desk, *names, concurrency=2):
+        running = run.start(TaskLine(f"t{n}", f"text {n}") for n in range(40))
+        given = partial(boss.tasks.table.of, "boss", Role.SUBMITTED)
+        is_held = boss.tasks.submitted.is_held
+        await eventually(lambda: sum(map(is_held, given())) == 40, what="the queue")
+        boss.wall.ahead = 60.0
+        for record in given():
+            boss.tasks.submitted.check_limits(record)
+        boss.wall.ahead = 0.0
+        for _ in range(MAX_DIALS):
+            slots.release()
+        while not running.done():
+            await eventually(lambda: desk.open or running.done(), what="a task")
+            for text in list(desk.open):
+                desk.finish(text)
+            await asyncio.sleep(0)
+        await running
+    assert len(run.results) == 40
+    assert {(r.status, r.attempts) for r in run.results} == {("SUCCEEDED", 1)}
+
+
 async def test_select_decides_who_is_a_worker(
     nodes: TaskWorld, client: DaemonClient
 ) -> None:
@@ -486,3 +518,28 @@ async def test_caller_may_stop_early(nodes: TaskWorld, client: DaemonClient) -> 
         assert running.cancelled()
         assert list(desk.open) == ["text"], "what is under way is left to the worker"
     assert not client.is_closed
+
+
+async def test_a_task_that_is_no_text_spoils_no_other(
+    nodes: TaskWorld, client: DaemonClient
+) -> None:
+    bob = await nodes.node("bob")
+    await tag(bob, bob="worker")
+    run, desk = Run(client, schedule={"concurrency": 3}), Desk()
+    async with serving(bob, desk, concurrency=3):
+        lines = [TaskLine("a", "one"), TaskLine("b", "\ud800"), TaskLine("c", "two")]
+        running = run.start(lines)
+        await desk.has(2)
+        desk.finish("one", "\udfff")
+        desk.finish("two")
+        while not running.done():
+            await eventually(lambda: desk.open or running.done(), what="the end")
+            for text in list(desk.open):
+                desk.finish(text)
+        await running
+    assert {r.id: r.status for r in run.results} == {
+        "a": "SUCCEEDED",
+        "b": "FAILED",
+        "c": "SUCCEEDED",
+    }
+    assert {r.attempts for r in run.results if r.id == "c"} == {1}

@@ -321,6 +321,41 @@ def test_an_unreachable_worker_may_still_win() -> None:
     assert bench.collects == [first.wire_id, second.wire_id]
 
 
+def test_what_no_worker_has_had_costs_no_attempt() -> None:
+    policy = RetryPolicy(max_attempts=2, max_excused=6, longest_rest_s=1.0)
+    bench = Bench("w1", "w2", "w3", policy=policy)
+    bench.add("a")
+    for number in range(6):
+        wire_id = bench.last.wire_id
+        if number % 2:
+            bench.say(wire_id, "NEW", is_reachable=False)
+        bench.say(wire_id, "EXPIRED", is_delivered=False)
+        bench.wait(20.0)
+        assert bench.last.wire_id != wire_id
+    # From here on it counts: there is a bound to patience.
+    bench.say(bench.last.wire_id, "EXPIRED", is_delivered=False)
+    bench.wait(20.0)
+    bench.say(bench.last.wire_id, "EXPIRED", is_delivered=False)
+    assert [result.status for result in bench.results] == ["FAILED"]
+
+
+def test_a_daemon_that_is_busy_costs_no_attempt() -> None:
+    bench = Bench("w1", policy=RetryPolicy(max_attempts=2))
+    bench.add("a")
+    for _ in range(6):
+        bench.schedule.submit_failed(
+            bench.last.wire_id, "busy", bench.now, is_for_now=True
+        )
+        bench.drain()
+        bench.wait(20.0)
+    assert not bench.results
+    for _ in range(2):
+        bench.schedule.submit_failed(bench.last.wire_id, "no text", bench.now)
+        bench.drain()
+        bench.wait(20.0)
+    assert [result.error for result in bench.results] == ["no text"]
+
+
 def test_an_end_that_is_heard_after_the_result_was_taken_is_collected() -> None:
     bench = Bench("w1", "w2", attempt_limit_s=5.0)
     bench.add("a")

@@ -264,6 +264,19 @@ async def test_write_nowait_takes_what_fits(pair: tuple[Agent, Agent]) -> None:
     assert await far.read_exactly(taken) == data[:taken]
 
 
+async def test_an_answer_carries_the_acknowledgement(
+    pair: tuple[Agent, Agent],
+) -> None:
+    alice, bob = pair
+    async with await dial_echo(alice, bob) as stream:
+        before = bob.socket.datagrams_sent
+        # So many are acknowledged at once where nobody answers.
+        for _ in range(30):
+            await stream.write(b"question")
+            await stream.read_exactly(8)
+        assert bob.socket.datagrams_sent - before < 40
+
+
 async def test_a_cancelled_read_loses_nothing(pair: tuple[Agent, Agent]) -> None:
     near, far = await connected(*pair)
     reading = asyncio.ensure_future(far.read())

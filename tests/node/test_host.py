@@ -22,11 +22,12 @@ from pilotfleet.errors import (
     TimedOut,
     Unavailable,
 )
-from pilotfleet.node import reactions, registration
+from pilotfleet.node import reactions
 from pilotfleet.node.config import HostConfig, NetworkToJoin
 from pilotfleet.node.engine import MAX_PATH_ERRORS
 from pilotfleet.node.filelimit import require_open_files
 from pilotfleet.node.host import BROKER_SHARE, Host
+from pilotfleet.node.registration import registrar
 from pilotfleet.protocol.address import SocketAddress
 from pilotfleet.protocol.services.events import EVENT_PORT
 from pilotfleet.services.echo import serve_echo
@@ -176,15 +177,16 @@ async def test_a_trusted_peer_that_is_gone_is_no_reason_to_register_again(
 async def test_a_registration_that_breaks_the_code_is_tried_again(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(registration, "REGISTER_GUARD_S", 0.0)
+    monkeypatch.setattr(registrar, "REGISTER_GUARD_S", 0.0)
     async with Host(world.config("a", "alice")) as host:
-        announce, before = host.registrar._announce, host.registrar.registrations
+        enrolment, before = host.registrar.enrolment, host.registrar.registrations
+        announce = enrolment._announce
 
         async def broken(*_: object) -> None:
-            monkeypatch.setattr(host.registrar, "_announce", announce)
+            monkeypatch.setattr(enrolment, "_announce", announce)
             raise ZeroDivisionError
 
-        monkeypatch.setattr(host.registrar, "_announce", broken)
+        monkeypatch.setattr(enrolment, "_announce", broken)
         host.registrar.register_again(host.default_agent)
         await eventually(
             lambda: host.registrar.registrations > before, what="a new registration"

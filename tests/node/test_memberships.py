@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pilotfleet.errors import RegistryError
-from pilotfleet.node import registration
 from pilotfleet.node.config import NetworkToJoin
 from pilotfleet.node.memberships import Memberships
+from pilotfleet.node.registration import registrar
 from tests.node.support import ADMIN_TOKEN, World, eventually, open_world
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ async def test_a_network_that_must_be_joined_stops_the_start(world: World) -> No
 async def test_what_others_change_is_followed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registration, "SYNC_INTERVAL_S", 0.0)
+    monkeypatch.setattr(registrar, "SYNC_INTERVAL_S", 0.0)
     async with world.host("a", "boss", "member", keepalive_s=0.2) as host:
         boss, member = host.agents["boss"], host.agents["member"]
         seen: list[tuple[str, int]] = []

@@ -77,12 +77,12 @@ def test_own_addresses_are_known() -> None:
 async def test_endpoint_that_the_beacon_sees_is_registered_again(world: World) -> None:
     async with world.host("a", "alice") as host:
         alice, registrar = host.default_agent, host.registrar
-        assert not registrar.is_behind_nat
+        assert not registrar.endpoints.is_behind_nat
         alice.is_public = True
         await alice.registry("set_visibility", node_id=alice.node_id, public=True)
         before = registrar.registrations
         registrar.reflected(alice, REAL)
-        assert registrar.is_behind_nat
+        assert registrar.endpoints.is_behind_nat
         await eventually(
             lambda: registrar.registrations > before, what="a new registration"
         )
@@ -101,7 +101,7 @@ async def test_agents_behind_a_nat_remind_the_beacon_one_after_the_other(
         monkeypatch.setattr(presence, "MAPPING_INTERVAL_S", 0.1)
         sockets = [agent.socket for agent in host.agents.values()]
         before = [each.datagrams_sent for each in sockets]
-        host.registrar.is_behind_nat = True
+        host.registrar.endpoints.is_behind_nat = True
         task = host.spawn(presence.keep_mappings(host), name="test")
 
         def sent() -> list[int]:

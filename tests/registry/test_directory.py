@@ -284,3 +284,28 @@ def test_deletions_of_what_is_not_there_are_harmless() -> None:
     keys = [entry.key for entry in example()]
     directory = filled([Entry(key, None, 1) for key in (*keys, "seen.0")])
     assert picture(directory)["nodes"] == {}
+
+
+def test_a_herd_that_falls_silent_is_looked_at_in_parts() -> None:
+    tracker = OnlineTracker(180)
+    for node in range(1, 26):
+        tracker.seen(node, 100)
+    assert not tracker.is_due(280)
+    assert len(tracker.expire(281, lambda node: 100.0, limit=10)) == 10
+    assert tracker.is_due(281)
+    # Those that were heard meanwhile stay online, and are looked at later.
+    assert tracker.expire(281, lambda node: 200.0, limit=10) == []
+    assert len(tracker.expire(281, lambda node: 100.0, limit=10)) == 5
+    assert not tracker.is_due(380)
+    assert len(tracker.nodes) == 10
+    assert tracker.is_due(381)
+
+
+def test_silence_of_many_is_noted_in_parts() -> None:
+    directory = filled(example(), wall=500)
+    revision = directory.changes.revision
+    assert directory.expire_online(1000, limit=1)
+    while directory.expire_online(1000, limit=1):
+        pass
+    assert not len(directory.online.nodes)
+    assert directory.changes.revision > revision

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pilotfleet.registry.limits import RateLimit
+from pilotfleet.registry.limits import MAX_SLOT_S, RateLimit, SlotLimit
 
 
 def test_burst_is_free_and_then_the_rate_counts() -> None:
@@ -57,3 +57,67 @@ def test_table_of_keys_is_bounded() -> None:
     for number in range(100, 200):
         assert limit.allow(number, 9.5)
     assert len(limit._paid_until) <= 10
+
+
+# Slots
+
+
+def test_those_who_come_too_early_get_one_slot_each() -> None:
+    limit = SlotLimit(10.0, burst=3)
+    for _ in range(3):
+        assert limit.missing("a", 1, 0.0) == 0.0
+        limit.charge("a", 1, 0.0)
+    assert limit.missing("a", 1, 0.0) == pytest.approx(0.1)
+    slots = [limit.slot("a", 1, 0.0) for _ in range(5)]
+    assert slots == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert limit.denied == 5
+    # Others have a rate and a queue of their own.
+    assert limit.missing("b", 1, 0.0) == 0.0
+
+
+def test_slots_go_on_behind_the_last_one_until_that_is_over() -> None:
+    limit = SlotLimit(10.0, burst=1)
+    limit.charge("a", 1, 0.0)
+    assert [limit.slot("a", 1, 0.0) for _ in range(2)] == pytest.approx([0.1, 0.2])
+    limit.charge("a", 1, 0.1)
+    assert limit.slot("a", 1, 0.1) == pytest.approx(0.2)
+    limit.charge("a", 1, 5.0)
+    assert limit.slot("a", 1, 5.0) == pytest.approx(0.1)
+
+
+def test_a_slot_for_many_has_room_for_all_of_them() -> None:
+    limit = SlotLimit(10.0, burst=20)
+    limit.charge("a", 15, 0.0)
+    first = limit.slot("a", 15, 0.0)
+    assert first == pytest.approx(1.0)
+    assert limit.slot("a", 15, 0.0) == pytest.approx(2.5)
+    assert limit.missing("a", 15, first) == 0.0
+
+
+def test_nobody_is_told_to_wait_longer_than_the_bound() -> None:
+    limit = SlotLimit(1.0, burst=1)
+    limit.charge("a", 1, 0.0)
+    slots = [limit.slot("a", 1, 0.0) for _ in range(100)]
+    assert slots[:30] == pytest.approx(range(1, 31))
+    assert set(slots[30:]) == {MAX_SLOT_S}
+    # The queue is not longer than that either: it goes on where the others end.
+    assert limit.slot("a", 1, 10.0) == pytest.approx(21.0)
+
+
+def test_room_is_what_would_be_allowed_one_by_one() -> None:
+    limit = SlotLimit(10.0, burst=5)
+    assert limit.room("a", 0.0, 3) == 3
+    for left in range(5, 0, -1):
+        assert limit.room("a", 0.0, 100) == left
+        assert limit.missing("a", 1, 0.0) == 0.0
+        limit.charge("a", 1, 0.0)
+    assert limit.room("a", 0.0, 100) == 0
+    assert limit.room("a", 0.25, 100) == 2
+
+
+def test_table_of_slots_is_bounded() -> None:
+    limit = SlotLimit(1.0, max_keys=10)
+    for number in range(100):
+        limit.charge(number, 1, 0.0)
+        limit.slot(number, 1, 0.0)
+        assert len(limit._told_until) <= 10

@@ -22,8 +22,10 @@ from pilotfleet.protocol.registry.framing import (
     encode_binary_frame,
     encode_json_frame,
 )
+from pilotfleet.registry import session
+from pilotfleet.registry.requestdecoder import BufferBudget, RequestDecoder
 from pilotfleet.registry.server import RegistryServer, ServerConfig
-from pilotfleet.registry.session import MAX_WAITING, BufferBudget, RequestDecoder
+from pilotfleet.registry.session import MAX_WAITING
 from tests.registry.support import RawClient, eventually, raw_client
 
 if TYPE_CHECKING:
@@ -467,3 +469,39 @@ async def test_stop_does_not_wait_longer_than_its_deadline() -> None:
         client.send({"type": "wait"})
         await eventually(lambda: handler.begun == 1)
     assert await client.is_closed()
+
+
+async def test_a_group_that_takes_long_leaves_others_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session, "TURN_S", -1.0)
+    async with connected() as (_, handler, client):
+        seen: set[int] = set()
+
+        async def watch() -> None:
+            while True:
+                seen.add(handler.begun)
+                await asyncio.sleep(0)
+
+        watcher = asyncio.create_task(watch())
+        for _ in range(20):
+            client.send({"type": "lookup"})
+        for _ in range(20):
+            assert (await client.receive())["type"] == "lookup_ok"
+        watcher.cancel()
+        await asyncio.wait([watcher])
+        assert set(range(1, 20)) <= seen
+
+
+async def test_no_further_request_is_begun_after_so_many_bytes_of_them() -> None:
+    async with running() as (server, handler), raw_client(server.address) as client:
+        for number in range(4):
+            client.send({"type": "wait", "number": number, "data": "x" * 40_000})
+        await client.writer.drain()
+        await eventually(lambda: handler.begun >= 1)
+        # What is read in one piece is a matter of the network, so one or two.
+        assert handler.begun <= 2
+        handler.gate.set()
+        numbers = [(await client.receive())["number"] for _ in range(4)]
+        assert numbers == [0, 1, 2, 3]
+        assert handler.begun == 4

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from pilotfleet.protocol.identity import Identity
-from pilotfleet.registry.service import EXTENSIONS, PeerContext
+from pilotfleet.registry.service import (
+    EXTENSIONS,
+    MAX_QUEUED_S,
+    MAX_WAITED_S,
+    PeerContext,
+)
+from pilotfleet.registry.turns import SHARE_S, Turns
 from tests.registry.world import BEACON, START, World, error_of
 
 
@@ -281,3 +288,57 @@ async def test_unknown_types_are_quoted_and_cut() -> None:
     assert error_of(reply) == 'unknown message type: "get_horoscope"'
     assert len(error_of(await world.ask("x" * 100_000))) < 100
     assert error_of(await world.handle({})) == 'unknown message type: ""'
+
+
+class _Busy:
+    """Turns that somebody else has used up, on a clock moved by hand."""
+
+    def __init__(self, world: World) -> None:
+        self.time = 0.0
+        self.turns = world.service._desk.turns = Turns(lambda: self.time)
+
+    async def work(self) -> None:
+        """Take a turn, and all of its time."""
+        await self.turns.take()
+        self.time += SHARE_S
+
+
+async def test_nobody_is_registered_who_hung_up_while_it_waited() -> None:
+    world = World()
+    busy, peer = _Busy(world), PeerContext("203.0.113.5")
+    key = Identity(bytes(32)).public_key_text
+    request = {"type": "register", "public_key": key, "listen_addr": "203.0.113.5:1"}
+    working = asyncio.create_task(busy.work())
+    waiting = asyncio.create_task(world.service.handle(request, peer))
+    await asyncio.sleep(0)
+    peer.is_gone = True
+    assert error_of(await waiting) == "the connection is gone"
+    assert not world.directory.nodes.by_id
+    await working
+
+
+async def test_a_queue_that_is_too_long_is_told_to_those_who_come() -> None:
+    world = World()
+    busy = _Busy(world)
+    working = [asyncio.create_task(busy.work()) for _ in range(3)]
+    await asyncio.sleep(0)
+    busy.time += MAX_QUEUED_S + 1
+    reply = await world.stranger(1).register()
+    assert error_of(reply) == "rate limited: too many registrations"
+    assert reply["retry_after"] >= MAX_QUEUED_S
+    await asyncio.gather(*working)
+    assert "error" not in await world.stranger(1).register()
+
+
+async def test_who_has_waited_too_long_is_told_to_come_back() -> None:
+    world = World()
+    busy = _Busy(world)
+    working = asyncio.create_task(busy.work())
+    waiting = asyncio.create_task(world.stranger(1).register())
+    await asyncio.sleep(0)
+    world.clock.time += MAX_WAITED_S + 1
+    reply = await waiting
+    assert error_of(reply) == "rate limited: too many registrations"
+    assert reply["retry_after"] == MAX_WAITED_S + 1
+    assert not world.directory.nodes.by_id
+    await working

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from pilotfleet.cli.agentwatch import COLUMNS, cell, watch_agents
 from pilotfleet.cli.terminal import printable
-from pilotfleet.errors import ConnectionFailed, InvalidArgument, NotSupported
+from pilotfleet.errors import ConnectionFailed, InvalidArgument
+from pilotfleet.protocol.ipc.listing import OP_AGENTS, AgentListing
 
 if TYPE_CHECKING:
     from pilotfleet.cli.arguments import Arguments
     from pilotfleet.cli.invocation import Context
 
-MAX_LIMIT = 1000
+MAX_LIMIT: Final = 1000
+MAX_TABLE: Final = 500
+"""Rows of a table that fits the terminal; laying out more takes seconds."""
 
 
 def find_agents(context: Context, arguments: Arguments) -> None:
     """Search the registry by tag, name and state."""
     if arguments.has("watch"):
-        raise NotSupported(
-            "find-agents --watch is not implemented yet",
-            hint="ask again with the same tags for the current state",
-        )
+        if not arguments.enabled("watch"):
+            raise InvalidArgument(
+                f'--watch takes no value: "{arguments.text("watch")[:40]}"',
+                hint="put tags first, or write --tag TAG",
+            )
+        watch_agents(context, arguments)
+        return
+    for flag in ("count", "timeout"):
+        if arguments.has(flag):
+            raise InvalidArgument(
+                f"--{flag} needs --watch", hint="--limit bounds the agents of a page"
+            )
     limit = arguments.integer("limit", 50, least=1)
     if limit > MAX_LIMIT:
         raise InvalidArgument(
@@ -37,6 +49,8 @@ def find_agents(context: Context, arguments: Arguments) -> None:
             online=arguments.enabled("online"),
             limit=limit,
             cursor=arguments.text("cursor"),
+            # Whoever types this wants to see what was started a moment ago.
+            fresh=not arguments.enabled("cached"),
         )
     except ConnectionFailed as error:
         # The registry's refusals carry no code, only their text.
@@ -53,15 +67,29 @@ def find_agents(context: Context, arguments: Arguments) -> None:
         "total": body.get("total", 0),
         "next_cursor": body.get("next_cursor", ""),
     }
-    columns = ["address", "hostname", "tags", "polo", "online", "last_seen"]
-    _show(context, result, result["agents"], columns)
+    if "age_s" in body:
+        result["age_s"] = body["age_s"]
+    _show(context, result, result["agents"], list(COLUMNS))
+    if "age_s" in body:
+        context.output.note(f"as it was {body['age_s']:.1f} s ago")
 
 
 def agents(context: Context, arguments: Arguments) -> None:
     """List the agents that the daemon hosts."""
-    rows = context.daemon().call("agents").get("agents") or []
+    listing, rows = AgentListing(), []
+    while not listing.is_complete:
+        answer = context.daemon().call(OP_AGENTS, **listing.params())
+        rows += listing.take(answer)
+    result: dict[str, Any] = {"agents": rows, "total": len(rows)}
+    missing = listing.missing_processes
+    if missing:
+        result["missing_processes"] = missing
     columns = ["name", "address", "hostname", "tags", "state"]
-    _show(context, {"agents": rows, "total": len(rows)}, rows, columns)
+    _show(context, result, rows, columns)
+    for number in missing:
+        context.output.note(
+            f"process {number} is being restarted: its agents are not listed"
+        )
 
 
 def _show(
@@ -73,8 +101,10 @@ def _show(
     if context.json:
         context.output.result(result)
         return
-    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
-    if sys.stdout.isatty():
+    cells = [[cell(row.get(column)) for column in columns] for row in rows]
+    if sys.stdout.isatty() and len(cells) > MAX_TABLE:
+        _print_aligned(context, columns, cells)
+    elif sys.stdout.isatty():
         _print_table(columns, cells)
     else:
         # In a pipe: one row per line, columns apart by a tabulator.
@@ -86,12 +116,26 @@ def _show(
         context.output.note(f"next page: --cursor {result['next_cursor']}")
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ",".join(str(item) for item in value)
-    return "-" if value in (None, "") else str(value)
+def _print_aligned(
+    context: Context, columns: list[str], cells: list[list[str]]
+) -> None:
+    """Print rows in columns, which the terminal breaks where it ends."""
+    from rich.cells import cell_len
+
+    # As the output will print them, which changes the width.
+    lines = [[printable(cell) for cell in line] for line in cells]
+    lines.insert(0, [_title(column) for column in columns])
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        padded = (
+            cell + " " * (width - cell_len(cell))
+            for cell, width in zip(line, widths, strict=True)
+        )
+        context.output.text("  ".join(padded).rstrip())
+
+
+def _title(column: str) -> str:
+    return column.upper().replace("_", " ")
 
 
 def _print_table(columns: list[str], cells: list[list[str]]) -> None:
@@ -101,7 +145,7 @@ def _print_table(columns: list[str], cells: list[list[str]]) -> None:
 
     table = Table(box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column.upper().replace("_", " "))
+        table.add_column(_title(column))
     for line in cells:
         # Text, not markup: names and tags come from other people.
         table.add_row(*(Text(printable(cell)) for cell in line))

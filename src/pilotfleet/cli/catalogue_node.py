@@ -114,12 +114,17 @@ ROWS: Final[dict[str, tuple[str, str, str, str, str]]] = {
         "agents:find_agents",
         (
             "--tag <t> [--tag <u>] [--any] [--hostname <prefix>] [--online]"
-            " [--limit <n>] [--cursor <c>]"
+            " [--limit <n>] [--cursor <c>] [--cached]"
+            " | --watch [--count <n>] [--timeout <dur>]"
         ),
-        "Find agents that have all tags, or any of them",
+        (
+            "Find agents that have all tags, or any of them; with --watch also see"
+            " them come, change and go, one object per line"
+        ),
         (
             "agents [{node_id, address, hostname, tags, polo, online, last_seen}],"
-            " total, next_cursor"
+            " total, next_cursor; with --cached maybe age_s; with --watch lines of"
+            " change (added, changed, removed), agent"
         ),
     ),
     "find": (

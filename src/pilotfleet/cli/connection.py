@@ -117,6 +117,7 @@ class Daemon:
         self._buffered = 0
         self._ended: set[int] = set()
         self._accepted: deque[Accept] = deque()
+        self._pushes: deque[bytes] = deque()
         self._datagrams: deque[ReceivedDatagram] = deque(maxlen=MAX_DATAGRAMS)
         self._datagram_port: int | None = None
         self._calls = 0
@@ -234,6 +235,17 @@ class Daemon:
             return False
         return True
 
+    def receive_push(self, *, deadline: Deadline = NEVER) -> dict[str, Any]:
+        """Return the next push of our own daemon.
+
+        Raises:
+            TimedOut: None came in time.
+            ConnectionFailed: The daemon went away.
+        """
+        while not self._pushes:
+            self._wait(deadline)
+        return _decode_object(self._pushes.popleft())
+
     # For streams.
 
     def write_stream(self, connection: int, data: bytes, deadline: Deadline) -> None:
@@ -319,6 +331,10 @@ class Daemon:
                 datagram = unpack_received_datagram(payload)
                 if datagram.port == self._datagram_port:
                     self._datagrams.append(datagram)
+            case Command.EXTENSION_PUSH:
+                # Read only while somebody waits for one, or for a reply: what comes
+                # in between is little.
+                self._pushes.append(payload)
             case Command.ERROR if self._expected:
                 self._reply = command, payload
             case self._expected:

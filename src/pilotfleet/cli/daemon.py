@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import socket
 import sys
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pilotfleet.cli import programs
-from pilotfleet.cli.daemonflags import DaemonOptions, read_options
+from pilotfleet.cli.daemonflags import PROCESS_FLAG, DaemonOptions, read_options
 from pilotfleet.cli.logs import configure_logging
 from pilotfleet.cli.serving import (
     fast_loop,
@@ -19,8 +18,8 @@ from pilotfleet.cli.serving import (
     settle_memory,
     tell_ready,
 )
+from pilotfleet.cli.stopsignals import StopSignals
 from pilotfleet.errors import AlreadyExists
-from pilotfleet.node.home import make_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,10 +49,13 @@ def main(
         argv: The arguments without the program's name; None takes the process's.
         open_host: What to host with; None puts all built-in services on.
     """
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == [PROCESS_FLAG]:
+        return _run_process(argv[1:])
     return run_program(lambda: _run(argv, open_host or programs.open_host))
 
 
-def _run(argv: Sequence[str] | None, open_host: HostOpener) -> None:
+def _run(argv: Sequence[str], open_host: HostOpener) -> None:
     options = read_options(argv)
     configure_logging(
         options.log_level,
@@ -67,35 +69,40 @@ def _run(argv: Sequence[str] | None, open_host: HostOpener) -> None:
         runner.run(run_daemon(options, open_host))
 
 
+def _run_process(argv: Sequence[str]) -> int:
+    from pilotfleet.cli.daemonprocesses import run_process
+
+    status = 0
+
+    def run() -> None:
+        nonlocal status
+        status = run_process(argv)
+
+    return run_program(run) or status
+
+
 async def run_daemon(options: DaemonOptions, open_host: HostOpener) -> None:
     """Start a host, tell that it is ready, and wait for a signal.
 
     The first signal stops it in good order, a second one skips the draining.
     """
     _check_socket(options.host.socket)
-    # Services open their files in it before the host starts.
-    make_folder(options.host.home)
-    stop = asyncio.Event()
-    task = asyncio.current_task()
-    assert task is not None
-    is_ready = False
+    if options.processes > 1:
+        # Late: hardly any daemon has several.
+        from pilotfleet.cli.daemonprocesses import run_processes
 
-    def on_signal() -> None:
-        if is_ready and not stop.is_set():
-            stop.set()
-        else:
-            task.cancel()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    async with open_host(options.host) as host:
-        settle_memory()
-        tell_ready(options.ready_file, _describe(host))
-        is_ready = True
-        logger.info("ready: %d agents", len(host.agents))
-        await stop.wait()
-        logger.info("stopping")
+        await run_processes(options)
+        return
+    signals = StopSignals()
+    # Services open their files in the home before the host starts.
+    with programs.own_home(options.host.home, 1):
+        async with open_host(options.host) as host:
+            settle_memory()
+            tell_ready(options.ready_file, _describe(host))
+            signals.is_ready = True
+            logger.info("ready: %d agents", len(host.agents))
+            await signals.stop.wait()
+            logger.info("stopping")
     logger.info("stopped")
 
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from pilotfleet.protocol.address import Endpoint
 
-__all__ = ["DaemonOptions", "read_options"]
+__all__ = ["PROCESS_FLAG", "DaemonOptions", "read_options"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ _TEXTS: Final = """
     registry-trust rekey-whitelist reply-whitelist socket syn-rate-limit syn-whitelist
     time-wait webhook webhook-secret
     agent-first agent-prefix agent-sockets agents broker fleet home polo
-    node-report polo-gate ready-file roll-up stagger task-files
+    node-report polo-gate processes ready-file roll-up stagger task-files
 """.split()  # noqa: SIM905 - a list of names is easier to read and to sort so.
 """Flags with a value; the last two lines are not of the official program."""
 _SWITCHES: Final = """
@@ -116,6 +116,10 @@ TRUTHS: Final = {
 }
 MAX_NUMBER: Final = 0xFFFF_FFFF
 MAX_AGENTS: Final = 100_000
+MAX_PROCESSES: Final = 64
+"""Every one costs as much as a daemon without agents."""
+PROCESS_FLAG: Final = "--process"
+"""First argument of the processes that a daemon starts itself; not for users."""
 MAX_BROKERS: Final = 16
 """Each is a connection of every subscriber."""
 SHORTEST_REPORT_S: Final = 1.0
@@ -129,6 +133,8 @@ class DaemonOptions:
     """Everything the command line and its surroundings say."""
 
     host: HostConfig
+    processes: int
+    """Among how many processes the agents are divided."""
     log_level: str
     log_format: str
     log_max_bytes: int
@@ -159,8 +165,10 @@ def read_options(argv: Sequence[str] | None) -> DaemonOptions:
         for name, why in (_IGNORED_TEXTS | _IGNORED_SWITCHES).items()
         if settings.text(_key(name)) not in ("", "false", _AS_HERE.get(name))
     }
+    host = _host_config(settings, home)
     return DaemonOptions(
-        host=_host_config(settings, home),
+        host=host,
+        processes=_processes(settings, len(host.agents)),
         log_level=settings.text("log_level", "info"),
         log_format=settings.text("log_format", "text"),
         log_max_bytes=settings.number("log_max_size", 50) * 1024 * 1024,
@@ -409,6 +417,19 @@ def _numbered(settings: _Settings) -> tuple[int, int, str, tuple[str, ...]]:
     if count:
         check_hostname(f"{prefix}{first + count - 1}")
     return first, count, prefix, tuple(normalise_tags(tags))
+
+
+def _processes(settings: _Settings, agents: int) -> int:
+    count = settings.number("processes", 1)
+    if not 1 <= count <= MAX_PROCESSES:
+        raise InvalidArgument(f"--processes: {count} is not 1 to {MAX_PROCESSES}")
+    if count > agents:
+        hosted = "1 agent" if agents == 1 else f"{agents} agents"
+        raise InvalidArgument(
+            f"--processes: {count} processes for {hosted}",
+            hint=f"use --processes {agents} or less; each hosts one agent at least",
+        )
+    return count
 
 
 def _webhook(settings: _Settings) -> str:

@@ -19,8 +19,15 @@ from typing import Any, Final
 
 from pilotfleet.cli.terminal import printable
 from pilotfleet.errors import InvalidArgument
+from pilotfleet.transport.files import write_all
 
-__all__ = ["TEXT_FORMAT", "JsonFormatter", "TextFormatter", "configure_logging"]
+__all__ = [
+    "TEXT_FORMAT",
+    "JsonFormatter",
+    "TextFormatter",
+    "configure_logging",
+    "pass_on",
+]
 
 LEVELS: Final = {
     "debug": logging.DEBUG,
@@ -78,12 +85,27 @@ class RotatingStderr(logging.StreamHandler[Any]):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, now and then after a look at the size."""
         self._until_check -= 1
+        self._look_at_size()
+        super().emit(record)
+
+    def pass_on(self, lines: bytes) -> None:
+        """Write lines of another process, which are formatted already."""
+        self.acquire()
+        try:
+            self._until_check -= lines.count(b"\n")
+            # As with a record: a log that cannot be written stops nobody.
+            with contextlib.suppress(OSError):
+                self._look_at_size()
+                write_all(sys.stderr.fileno(), lines)
+        finally:
+            self.release()
+
+    def _look_at_size(self) -> None:
         if self._until_check <= 0:
             self._until_check = CHECK_EVERY
             # A log that cannot be rotated is still a log.
             with contextlib.suppress(OSError):
                 self._rotate_if_large()
-        super().emit(record)
 
     def _rotate_if_large(self) -> None:
         if not self._max_bytes:
@@ -106,6 +128,13 @@ class RotatingStderr(logging.StreamHandler[Any]):
             if os.path.sameopenfile(standard, descriptor) or standard == descriptor:
                 os.dup2(fresh, standard)
         os.close(fresh)
+
+
+def pass_on(lines: bytes) -> None:
+    """Write what a process of ours has logged where this one logs."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, RotatingStderr):
+            handler.pass_on(lines)
 
 
 def configure_logging(

@@ -11,7 +11,9 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
     from typing import NoReturn
 
     from pilotfleet.node.agent import Agent
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "open_host",
     "openclaw_worker",
+    "own_home",
     "pilot_daemon",
     "pilot_gateway",
     "pilot_monitor",
@@ -82,11 +85,17 @@ def pilot_monitor() -> NoReturn:
 
 
 @contextlib.asynccontextmanager
-async def open_host(config: HostConfig) -> AsyncIterator[Host]:
+async def open_host(
+    config: HostConfig, *, prepare: Callable[[Host], None] | None = None
+) -> AsyncIterator[Host]:
     """Open a host with the built-in services on it.
 
     Services are ready before the first agent is registered, and outlive the last
     stream: the host drains and closes first, then they close their files.
+
+    Args:
+        config: What to host.
+        prepare: Called with the host before it starts.
     """
     from pilotfleet.node.host import Host
     from pilotfleet.protocol.services.dataexchange import DATA_EXCHANGE_PORT
@@ -144,6 +153,8 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
         )
         stack.push_async_callback(events.aclose)
         stack.push_async_callback(handshake.aclose)
+        if prepare is not None:
+            prepare(host)
         await stack.enter_async_context(host)
         await stack.enter_async_context(
             NodeStatus(
@@ -155,6 +166,29 @@ async def open_host(config: HostConfig) -> AsyncIterator[Host]:
         )
         await tasks.resume()
         yield host
+
+
+def own_home(home: Path, processes: int) -> AbstractContextManager[None]:
+    """Hold a daemon's home; what is kept there is divided among its processes.
+
+    Raises:
+        PilotError: It cannot be.
+    """
+    from pilotfleet.node.processes import home as homes
+    from pilotfleet.node.processes.division import process_of
+    from pilotfleet.services.tasks.redivide import redivide, remove
+
+    def stores(folders: Mapping[int, Path]) -> dict[int, Path]:
+        return {number: folder / TASK_STORE for number, folder in folders.items()}
+
+    return homes.own_home(
+        home,
+        processes,
+        redivide=lambda old, new: redivide(
+            stores(old).values(), stores(new), lambda name: process_of(name, len(new))
+        ),
+        clear=lambda old: remove(stores(old).values()),
+    )
 
 
 def _is_member(host: Host, agent: Agent, node: int) -> bool:

@@ -106,6 +106,18 @@ def _option(name: str, text: str, **settings: Any) -> Callable[[Any], Any]:
 @_option("admin-token-file", "File that holds the admin token.")
 @_option("stale-threshold", "Silence after which a node is removed.", default="30m")
 @_option("require-signatures", "Refuse unsigned registrations.", is_flag=True)
+@_option(
+    "limit-local",
+    "Limit the rate of registrations and receipts also for programs on this host.",
+    is_flag=True,
+)
+@_option(
+    "requests-per-ip",
+    "Requests per second of one address, above it slowed; 0: no limit.",
+    default=100_000,
+    show_default=True,
+    type=click.IntRange(min=0),
+)
 @_option("tls", "Serve the registry over TLS 1.3.", is_flag=True)
 @_option("tls-cert", "Certificate (and chain) in PEM; without it one is made.")
 @_option("tls-key", "Key of the certificate in PEM.")
@@ -198,12 +210,16 @@ def _read_config(flags: dict[str, Any], tls: ServerTls | None) -> RendezvousConf
             _endpoint("--beacon-advertise", advertised) if advertised else None
         ),
         tls=tls.context if tls else None,
-        server=ServerConfig(plain_clients=PlainClients(flags["plain_clients"])),
+        server=ServerConfig(
+            plain_clients=PlainClients(flags["plain_clients"]),
+            requests_per_second_per_ip=flags["requests_per_ip"] or None,
+        ),
         service=ServiceConfig(
             admin_token=read_token_file(flags["admin_token_file"], "admin token")
             or flags["admin_token"]
             or "",
             require_signed_registration=flags["require_signatures"],
+            limit_local=flags["limit_local"],
             stale_after_s=parse_duration(flags["stale_threshold"], "--stale-threshold"),
         ),
         dashboard=DashboardConfig(

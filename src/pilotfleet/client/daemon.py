@@ -49,6 +49,9 @@ DEFAULT_TIMEOUT_S: Final = 30.0
 """For Dial and Bind, as in the stock client."""
 PIECE_BYTES: Final = 256 * 1024
 """Stream data per Send; larger frames only make the daemon wait for their end."""
+GATHER_BYTES: Final = 16 * 1024
+"""Frames of one turn of the loop leave together, up to this: each write of its own
+would be a system call, and wake the daemon for one frame."""
 MAX_DATAGRAMS: Final = 256
 MAX_PUSHES: Final = 1024
 MAX_ACCEPTS: Final = 64
@@ -89,6 +92,8 @@ class DaemonClient(asyncio.Protocol):
         self._datagram_arrived = asyncio.Event()
         self._pushes: deque[dict[str, Any]] = deque()
         self._push_arrived = asyncio.Event()
+        self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
         self._full: set[int] = set()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -129,6 +134,7 @@ class DaemonClient(asyncio.Protocol):
     async def close(self) -> None:
         """Close the connection; the daemon then closes its streams and ports."""
         if self._transport is not None and not self._lost.is_set():
+            self._flush()
             self._transport.close()
             # A daemon that reads nothing must not keep us from closing.
             with suppress(TimeoutError):
@@ -378,7 +384,18 @@ class DaemonClient(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing() or self._lost.is_set():
             raise Closed("the connection to the daemon is closed")
-        transport.write(frame)
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(frame)
+        self._unsent_bytes += len(frame)
+        if self._unsent_bytes >= GATHER_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        self._unsent_bytes = 0
+        if unsent and self._transport is not None and not self._lost.is_set():
+            self._transport.write(unsent[0] if len(unsent) == 1 else b"".join(unsent))
 
     async def _send_stream(self, number: int, data: bytes) -> None:
         head = commands.pack_connection(number)

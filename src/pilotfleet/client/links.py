@@ -14,6 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pilotfleet.client.pacing import dial_pause_s
 from pilotfleet.errors import (
     Busy,
     CertificateRefused,
@@ -123,7 +124,6 @@ class Link:
 
     async def _dial(self) -> FramedConnection:
         config = self._pool.config
-        wait = config.first_wait_s
         for attempt in range(1, config.attempts + 1):
             self._pool.check_open()
             try:
@@ -136,9 +136,13 @@ class Link:
             except ConnectionFailed:
                 if attempt == config.attempts:
                     raise
-            # With jitter, so that a fleet does not come back all at once.
-            await asyncio.sleep(wait * random.uniform(0.75, 1.25))
-            wait = min(2 * wait, config.max_wait_s)
+            pause = dial_pause_s(
+                attempt,
+                first_s=config.first_wait_s,
+                longest_s=config.max_wait_s,
+                rng=self._pool.rng,
+            )
+            await asyncio.sleep(pause)
         raise AssertionError("at least one attempt")
 
     async def _dial_once(self) -> FramedConnection:
@@ -252,6 +256,8 @@ class LinkPool:
         self.config = config
         self.tls = tls
         self._context: ssl.SSLContext | None = None
+        self.rng = random.Random()
+        """For what must not happen to all clients at the same time."""
         self._links = [Link(self, self._on_free) for _ in range(config.connections)]
         self._waiters: deque[asyncio.Future[Link]] = deque()
         self._depth = 1

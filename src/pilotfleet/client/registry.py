@@ -7,50 +7,32 @@ connection broke is sent once more.
 
 from __future__ import annotations
 
-import asyncio
-import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from pilotfleet.client.links import LinkConfig, LinkPool
-from pilotfleet.errors import (
-    ConnectionReset,
-    DecodeError,
-    ProtocolError,
-    RegistryError,
-)
+from pilotfleet.client.requests import RegistryRequests
+from pilotfleet.errors import DecodeError, ProtocolError
 from pilotfleet.protocol.address import Address
-from pilotfleet.protocol.registry.framing import encode_json_frame
 from pilotfleet.protocol.registry.messages import (
-    decode_request,
-    encode_message,
     network_number,
     node_number,
     number,
     text,
     texts,
 )
-from pilotfleet.protocol.registry.signatures import sign_request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import TracebackType
 
-    from pilotfleet.protocol.address import Endpoint
     from pilotfleet.protocol.identity import Identity
     from pilotfleet.protocol.services.receipts import SignedReceipt
-    from pilotfleet.transport.tls import TlsConfig
 
 __all__ = ["Authorization", "Registration", "RegistryClient", "Resolution"]
 
-MAX_DEFERRALS: Final = 20
-"""How often a request waits because the registry asks it to."""
-MAX_DEFERRAL_S: Final = 30.0
 MAX_KEY_AGE_DAYS: Final = 0xFFFF_FFFE
 """What the binary form of the field can say."""
-PIPELINE: Final = "pipeline"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,87 +69,8 @@ class Authorization:
     """Why not."""
 
 
-class RegistryClient:
-    """A pool of connections to one registry. An async context manager.
-
-    Connections are made when they are first needed.
-    """
-
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        *,
-        connections: int = 4,
-        tls: TlsConfig | None = None,
-        config: LinkConfig | None = None,
-    ) -> None:
-        config = config or LinkConfig(connections=connections)
-        self._pool = LinkPool(endpoint, config, tls)
-        self.extensions: frozenset[str] = frozenset()
-        """What the registry offers beyond the protocol; see ``register``."""
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """Where the registry is."""
-        return self._pool.endpoint
-
-    async def __aenter__(self) -> RegistryClient:
-        """Return the client itself."""
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close all connections."""
-        await self.aclose()
-
-    def reconnect(self) -> None:
-        """Dial anew for the next requests; those that are out fail.
-
-        For a machine with another address: TCP would find out after minutes only.
-        """
-        self._pool.reset()
-
-    async def aclose(self) -> None:
-        """Close all connections; requests that are out fail with Closed."""
-        self._pool.close()
-        # Lets the transports close their sockets.
-        await asyncio.sleep(0)
-
-    async def request(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """Send a message and return the reply.
-
-        Waits and repeats it if the registry is too busy and says for how long.
-        May be cancelled; the registry may then have acted all the same.
-
-        Raises:
-            RegistryError: The registry refused, with this text.
-            ConnectionFailed: It cannot be reached, or was lost twice.
-            TimedOut: It gave no answer.
-            ProtocolError: The answer is no registry message.
-            Busy: Too many requests wait here.
-        """
-        frame = encode_json_frame(encode_message(message))
-        for _ in range(MAX_DEFERRALS):
-            reply = await self._exchange(frame)
-            wait = _deferral(reply)
-            if not wait:
-                break
-            await asyncio.sleep(wait * random.uniform(1.0, 1.5))
-        if "error" in reply:
-            raise RegistryError(text(reply, "error") or "request failed")
-        if not text(reply, "type"):
-            raise ProtocolError("the registry's reply has no type")
-        return reply
-
-    async def signed(
-        self, identity: Identity, message: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Sign a message with the text of its type and send it."""
-        return await self.request(sign_request(identity, message))
+class RegistryClient(RegistryRequests):
+    """Typed requests to one registry. An async context manager."""
 
     # Registration
 
@@ -196,8 +99,11 @@ class RegistryClient:
             "hostname": hostname,
         }
         message |= {name: value for name, value in optional.items() if value}
-        reply = await self.signed(identity, message)
-        self._learn(reply)
+        return self.registered(await self.signed(identity, message))
+
+    def registered(self, reply: Mapping[str, Any]) -> Registration:
+        """Read the answer to a registration, and learn what the registry offers."""
+        self.learn(reply)
         return _registration(reply)
 
     async def deregister(self, identity: Identity, node_id: int) -> None:
@@ -507,31 +413,6 @@ class RegistryClient:
         self, identity: Identity, node_id: int, kind: str, **fields: Any
     ) -> dict[str, Any]:
         return await self.signed(identity, {"type": kind, "node_id": node_id, **fields})
-
-    async def _exchange(self, frame: bytes) -> dict[str, Any]:
-        try:
-            body = await self._pool.exchange(frame)
-        except ConnectionReset:
-            body = await self._pool.exchange(frame)
-        try:
-            return decode_request(body)
-        except DecodeError as error:
-            raise ProtocolError(f"the registry's reply: {error}") from None
-
-    def _learn(self, reply: Mapping[str, Any]) -> None:
-        extensions = frozenset(texts(reply, "extensions"))
-        if extensions != self.extensions:
-            self.extensions = extensions
-            if PIPELINE in extensions:
-                self._pool.allow_pipelining()
-
-
-def _deferral(reply: Mapping[str, Any]) -> float:
-    """Return how long the registry asks us to wait; 0 when it does not."""
-    wait = reply.get("retry_after")
-    if "error" not in reply or not isinstance(wait, int | float):
-        return 0.0
-    return min(max(float(wait), 0.0), MAX_DEFERRAL_S)
 
 
 def _registration(reply: Mapping[str, Any]) -> Registration:

@@ -35,7 +35,7 @@ class ClientStream:
         "_ended",
         "_lost",
         "_offset",
-        "_waiter",
+        "_waiters",
         "id",
         "remote",
     )
@@ -51,7 +51,7 @@ class ClientStream:
         self._ended = False
         self._lost = False
         self._closed = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiters: list[asyncio.Future[None]] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -126,14 +126,17 @@ class ClientStream:
             self._client._close_stream(self)
 
     def _wait(self) -> asyncio.Future[None]:
-        if self._waiter is None or self._waiter.done():
-            self._waiter = asyncio.get_running_loop().create_future()
-        # Shared by all readers, so one that is cancelled must not end it.
-        return asyncio.shield(self._waiter)
+        # One for each reader, so that one that is cancelled does not end the others'.
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters = [other for other in self._waiters if not other.done()]
+        self._waiters.append(waiter)
+        return waiter
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
 
     def _take(self, n: int) -> bytes:
         chunk = self._chunks[0]

@@ -95,3 +95,5 @@ class Update:
     reason: str = ""
     is_retryable: bool = False
     is_reachable: bool = True
+    is_delivered: bool = True
+    """False when it ended before the worker's node had it."""

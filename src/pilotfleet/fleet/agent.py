@@ -18,9 +18,16 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, overload
 import msgspec
 
 from pilotfleet.client.daemon import DaemonClient
+from pilotfleet.client.hosted import hosted_agents
 from pilotfleet.client.socketpath import default_socket
-from pilotfleet.errors import DecodeError, InvalidArgument, NotSupported
-from pilotfleet.fleet.processes import ChildProcess
+from pilotfleet.errors import InvalidArgument, NotFound, NotSupported
+from pilotfleet.fleet.agentwatch import AgentWatch
+from pilotfleet.fleet.privatedaemon import (
+    SOCKET,
+    made_home,
+    rendezvous_flags,
+    start_daemon,
+)
 from pilotfleet.fleet.submissions import Submissions, TaskHandle
 from pilotfleet.fleet.subscription import FleetSubscription, Subscription
 from pilotfleet.fleet.targets import FoundAgent, Target, resolve_target, target_text
@@ -29,7 +36,6 @@ from pilotfleet.fleet.worker.call import CallRunner
 from pilotfleet.fleet.worker.runner import Worker, WorkerConfig
 from pilotfleet.protocol.address import Address
 from pilotfleet.protocol.ipc.commands import Command, HandshakeSub, pack_node
-from pilotfleet.protocol.registry.endpoints import parse_endpoint
 from pilotfleet.protocol.services.events import check_topic
 
 if TYPE_CHECKING:
@@ -44,11 +50,6 @@ __all__ = ["Agent", "FoundAgent", "Handler", "Target"]
 logger = logging.getLogger(__name__)
 
 PAGE: Final = 1_000
-DAEMON_READY_S: Final = 30.0
-SOCKET: Final = "agent.sock"
-"""In the home of an agent's private daemon."""
-LOCAL_HOSTS: Final = ("127.0.0.1", "localhost")
-
 
 Handler: TypeAlias = "Callable[[Job], Awaitable[str] | str]"
 """Does a task: takes the job, returns the result. What it raises fails the task."""
@@ -66,6 +67,7 @@ class Agent:
         self._info: dict[str, Any] = {}
         self._submissions: Submissions | None = None
         self._opening = asyncio.Lock()
+        self._watches: set[AgentWatch] = set()
 
     @classmethod
     async def connect(
@@ -124,9 +126,9 @@ class Agent:
             NotRunning: The daemon did not start; the message has its last words.
             TimedOut: It was not ready in 30 s.
         """
-        place = _made_home(home, name)
+        place = made_home(home, name)
         flags = [
-            *("--hostname", name, *_rendezvous_flags(rendezvous, beacon)),
+            *("--hostname", name, *rendezvous_flags(rendezvous, beacon)),
             *(flag for tag in tags for flag in ("--tag", tag)),
             *(("--join", str(network)) if network is not None else ()),
             *(("--broker", broker) if broker else ()),
@@ -134,7 +136,7 @@ class Agent:
             *(() if polo_gate else ("--polo-gate", "off")),
         ]
         async with AsyncExitStack() as stack:
-            await _start_daemon(stack, place, flags, token)
+            await start_daemon(stack, place, flags=flags, token=token)
             agent = cls(place / SOCKET, None, stack)
             await agent._open()
             agent._stack = stack.pop_all()
@@ -153,6 +155,8 @@ class Agent:
 
     async def close(self) -> None:
         """Close everything that is open, and stop the daemon if it is private."""
+        for watch in list(self._watches):
+            await watch.close()
         await self._stack.aclose()
 
     def __repr__(self) -> str:
@@ -182,14 +186,19 @@ class Agent:
         any: bool = False,
         limit: int | None = None,
         online: bool = True,
+        fresh: bool = False,
     ) -> AsyncGenerator[FoundAgent, None]:
         """Yield the agents that carry tags, in the order of their node ids.
+
+        Whoever would ask again and again has :meth:`watch`.
 
         Args:
             tags: All of them, unless ``any``.
             any: One of the tags is enough.
             limit: At most so many.
             online: Only those heard of in the last three minutes.
+            fresh: Ask the registry. Otherwise an equal question of the last two
+                seconds may be answered from the daemon's memory.
         """
         cursor, left = "", limit if limit is not None else sys.maxsize
         while left > 0:
@@ -200,6 +209,7 @@ class Agent:
                 online=online,
                 limit=min(left, PAGE),
                 cursor=cursor,
+                fresh=fresh,
             )
             for row in page.get("agents", ()):
                 yield FoundAgent.from_row(row)
@@ -207,6 +217,41 @@ class Agent:
             cursor = page.get("next_cursor", "")
             if not cursor:
                 return
+
+    def watch(
+        self,
+        *,
+        tags: Sequence[str] = (),
+        any_tag: bool = False,
+        hostname_prefix: str = "",
+        online: bool = True,
+    ) -> AgentWatch:
+        """Return the agents that fit, to iterate over as they come, change and go.
+
+        First, all that are there are told as added::
+
+            async for change in agent.watch(tags=["worker"]):
+                print(change.kind, change.agent.name)
+
+        Nothing is polled: the registry tells. It goes on over restarts of the
+        registry, and ends with an error when the daemon goes away.
+
+        Args:
+            tags: All of them, unless ``any_tag``.
+            any_tag: One of the tags is enough.
+            hostname_prefix: Only agents whose name begins so.
+            online: Only those heard of in the last three minutes; the others are told
+                as removed.
+        """
+        query = {
+            "tags": list(tags),
+            "any": any_tag,
+            "hostname_prefix": hostname_prefix,
+            "online": online,
+        }
+        watch = AgentWatch(self._connected, query, on_closed=self._watches.discard)
+        self._watches.add(watch)
+        return watch
 
     async def resolve(self, target: Target) -> Address:
         """Return the address of another agent.
@@ -471,8 +516,10 @@ class Agent:
         """Return what the daemon calls the agent; its hostname may be another."""
         if self._selected:
             return self._selected
-        rows = (await self._call("agents"))["agents"]
-        return str(next(row["name"] for row in rows if row["node_id"] == self.node_id))
+        async for row in hosted_agents(self._daemon):
+            if row["node_id"] == self.node_id:
+                return str(row["name"])
+        raise NotFound(f"the daemon hosts no node {self.node_id} any more")
 
     # Private
 
@@ -523,43 +570,6 @@ class Agent:
         node = (await self.resolve(target)).node
         payload = bytes([sub]) + pack_node(node) + reason.encode()
         return await self._daemon.request_json(Command.HANDSHAKE, payload)
-
-
-async def _start_daemon(
-    stack: AsyncExitStack, home: Path, flags: Sequence[str], token: str
-) -> None:
-    """Start a daemon and have the stack stop it."""
-    child = await ChildProcess.start(
-        "daemon",
-        [
-            *("pilot-daemon", "--home", str(home), "--socket", str(home / SOCKET)),
-            *("--ready-file", str(ChildProcess.ready_file(home, "daemon")), *flags),
-        ],
-        home=home,
-        environment={"PILOT_JOIN_TOKEN": token},
-    )
-    stack.push_async_callback(child.stop)
-    await child.wait_ready(DAEMON_READY_S)
-
-
-def _rendezvous_flags(rendezvous: str | None, beacon: str | None) -> list[str]:
-    """Return where the daemon finds the others, and which way it listens for them."""
-    known = rendezvous or os.environ.get("PILOT_REGISTRY") or "127.0.0.1:9000"
-    try:
-        host, port = parse_endpoint(known)
-    except DecodeError:
-        raise InvalidArgument(f"rendezvous: {known!r} is not host:port") from None
-    flags = ["--listen", "127.0.0.1:0" if host in LOCAL_HOSTS else ":0"]
-    if rendezvous:
-        flags += ["--registry", rendezvous]
-        flags += ["--beacon", beacon or f"{known.rpartition(':')[0]}:{port + 1}"]
-    return flags
-
-
-def _made_home(home: str | Path | None, name: str) -> Path:
-    place = Path(home or Path.home() / ".pilot" / "agents" / name).absolute()
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return place
 
 
 def _event_text(data: Any) -> str:

@@ -78,7 +78,7 @@ class Task:
         self.tried: set[str] = set()
         """Workers on which it did not end well."""
         self.unreached = 0
-        """Attempts whose worker could not be reached: they say nothing of the task."""
+        """Attempts that no worker has had: they say nothing of the task."""
         self.ended: list[str] = []
         """Attempts that the daemon keeps until the task's result is taken."""
 
@@ -90,6 +90,7 @@ class Attempt:
         "address",
         "counts",
         "is_asked",
+        "is_excused",
         "name",
         "task",
         "was_executing",
@@ -106,11 +107,18 @@ class Attempt:
         """True while it occupies its worker."""
         self.is_asked = False
         """True while the daemon is asked how it ended, in an earlier life of ours."""
+        self.is_excused = False
 
     @property
     def is_promising(self) -> bool:
         """True while nothing else has to be tried because of it."""
         return self.counts or self.is_asked
+
+    def excuse(self) -> None:
+        """Do not count it: no worker has had the task."""
+        if not self.is_excused:
+            self.is_excused = True
+            self.task.unreached += 1
 
 
 class Past:

@@ -238,16 +238,33 @@ class Batches:
         It is on the disk before anybody hears of it. None when the task had a result
         already, or its batch is gone.
         """
-        name, made, task_id = result.id.split("/", 2)
-        batch = self._batches.get(name)
-        own = dataclasses.replace(result, id=task_id)
-        is_known = batch is not None and batch.call == f"{name}/{made}"
-        is_kept = is_known and await self._journal.finish(name, own)
-        if batch is None or not is_kept:
-            return None
-        batch.count(own)
-        self._ring(name)
-        return own
+        return (await self.finish_all([result]))[0]
+
+    async def finish_all(
+        self, results: Sequence[TaskResult]
+    ) -> list[TaskResult | None]:
+        """Do the same for many, in one write."""
+        known: list[tuple[Batch, TaskResult] | None] = []
+        for result in results:
+            name, made, task_id = result.id.split("/", 2)
+            batch = self._batches.get(name)
+            if batch is not None and batch.call == f"{name}/{made}":
+                known.append((batch, dataclasses.replace(result, id=task_id)))
+            else:
+                known.append(None)
+        rows = [(each[0].name, each[1]) for each in known if each is not None]
+        are_kept = iter(await self._journal.finish_all(rows) if rows else ())
+        counted: list[TaskResult | None] = []
+        for each in known:
+            if each is None or not next(are_kept):
+                counted.append(None)
+                continue
+            batch, own = each
+            batch.count(own)
+            counted.append(own)
+        for name in {batch.name for batch, _ in filter(None, known)}:
+            self._ring(name)
+        return counted
 
     def returned(self, task_id: str) -> None:
         """Note that a task, by the name it was given under, is not under way any more.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pilotfleet.client.hosted import hosted_agents
 from pilotfleet.errors import DaemonError, NotFound
 from pilotfleet.fleet.network import find_network, open_network
 from pilotfleet.fleet.plan import hub_name
@@ -50,7 +51,7 @@ async def enrol_agents(
         NotFound: The hub is elsewhere, and has not made the network yet.
         PilotError: The daemon or the registry refuses.
     """
-    rows = (await client.call("agents"))["agents"]
+    rows = [row async for row in hosted_agents(client)]
     hub = next((row for row in rows if row["hostname"] == hub_name(spec)), None)
     if hub is not None:
         network: FleetNetwork | None = await open_network(

@@ -16,6 +16,7 @@ import os
 import sqlite3
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias, TypeVar
@@ -204,7 +205,11 @@ class Journal:
 
     async def finish(self, batch: str, result: TaskResult) -> bool:
         """Keep a result; False when the task has one, or was forgotten."""
-        return await self._do(lambda database: _finish(database, batch, result))
+        return (await self.finish_all([(batch, result)]))[0]
+
+    async def finish_all(self, results: Sequence[tuple[str, TaskResult]]) -> list[bool]:
+        """Do the same for results of any batches, all or none of them."""
+        return await self._do(lambda database: _finish_all(database, results))
 
     async def results(
         self, batch: str, after: int = 0, limit: int = 1000
@@ -431,8 +436,31 @@ def _left(line: TaskLine, age_s: float) -> TaskLine:
     return msgspec.structs.replace(line, deadline=f"{left_s:.3f}s")
 
 
-def _finish(database: sqlite3.Connection, batch: str, result: TaskResult) -> bool:
-    number = _number(database, batch)
+def _finish_all(
+    database: sqlite3.Connection, results: Sequence[tuple[str, TaskResult]]
+) -> list[bool]:
+    numbers: dict[str, int | None] = {}
+    counts: defaultdict[int | None, list[int]] = defaultdict(lambda: [0, 0, 0])
+    kept = []
+    for batch, result in results:
+        if batch not in numbers:
+            numbers[batch] = _number(database, batch)
+        number = numbers[batch]
+        is_new = _keep_result(database, number, result)
+        kept.append(is_new)
+        if is_new:
+            has_succeeded = result.status == "SUCCEEDED"
+            count = counts[number]
+            count[0] += has_succeeded
+            count[1] += not has_succeeded
+            count[2] += result.attempts > 1
+    database.executemany(_COUNT, [(*count, number) for number, count in counts.items()])
+    return kept
+
+
+def _keep_result(
+    database: sqlite3.Connection, number: int | None, result: TaskResult
+) -> bool:
     # The text is not needed any more, and a batch may have a million of them.
     changed = database.execute(
         "UPDATE tasks SET line = NULL"
@@ -445,9 +473,6 @@ def _finish(database: sqlite3.Connection, batch: str, result: TaskResult) -> boo
         "INSERT INTO results (batch, content) VALUES (?, ?)",
         (number, msgspec.json.encode(result)),
     )
-    has_succeeded = result.status == "SUCCEEDED"
-    counts = (has_succeeded, not has_succeeded, result.attempts > 1)
-    database.execute(_COUNT, (*counts, number))
     return True
 
 

@@ -18,9 +18,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from pilotfleet.errors import Closed, PilotError
+from pilotfleet.client.hosted import hosted_agents
+from pilotfleet.errors import Closed, PilotError, Unavailable
 from pilotfleet.fleet.actions import Inspect
-from pilotfleet.fleet.roster import WorkerInfo, worker_info
+from pilotfleet.fleet.dispatch import Dispatch
 from pilotfleet.fleet.schedule import (
     Action,
     Cancel,
@@ -32,6 +33,7 @@ from pilotfleet.fleet.schedule import (
     TaskResult,
     Update,
 )
+from pilotfleet.fleet.workerwatch import WorkerWatch
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -39,24 +41,26 @@ if TYPE_CHECKING:
         AsyncIterable,
         Awaitable,
         Callable,
+        Iterable,
         Sequence,
     )
 
     from pilotfleet.client.daemon import DaemonClient
+    from pilotfleet.fleet.roster import WorkerInfo
     from pilotfleet.fleet.taskfile import TaskLine
 
 __all__ = ["Orchestrator", "OrchestratorConfig", "TaskResult"]
 
-PAGE: Final = 1_000
 MAX_CALLS: Final = 512
 """Calls to the daemon under way; its own bound is 1,024 a connection."""
 MAX_COLLECTED: Final = 500
 """Task ids in one call."""
+WATCH_AGAIN_S: Final = 30.0
+"""Where the daemon or the registry refuses to tell who comes and goes."""
+LOOK_S: Final = 0.25
+"""After news of workers, for more of it."""
 SETTLE_S: Final = 5.0
 """How long the daemon may take at the end to hear what is not wanted any more."""
-DEADLINE_SLACK_S: Final = 2.0
-"""The daemon's deadline is later than ours, which ends the task with one reason; the
-daemon's is for when we are not there any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +72,11 @@ class OrchestratorConfig:
     agent: str | None = None
     """The hosted agent that submits; None is the daemon's default one."""
     refresh_s: float = 5.0
-    """Between looks at who is there. Longer costs less, and notices later."""
+    """Between looks at who is there, where the registry does not tell who comes and
+    goes (extension ``watch``). Longer costs less, and notices later."""
     deliver_within_s: float = 60.0
-    """A worker that cannot be told about its task for this long has lost it."""
+    """A worker that cannot be told about its task for this long has lost it. Waiting
+    for other deliveries of the daemon does not count."""
     select: Callable[[WorkerInfo], bool] | None = None
     """Which of the agents with the tags are workers; None for all."""
     groups: Callable[[], Sequence[str]] | None = None
@@ -114,7 +120,18 @@ class Orchestrator:
         self._calls: set[asyncio.Future[None]] = set()
         self._slots = asyncio.Semaphore(MAX_CALLS)
         self._collected: list[str] = []
+        self._dispatch = Dispatch(
+            client,
+            self._slots,
+            as_agent=self._as_agent(),
+            deliver_within_s=self._config.deliver_within_s,
+            clock=clock,
+            start=self._start,
+            refused=self._refused,
+        )
         self._own: str | None = None
+        self._workers = WorkerWatch(client, self._as_agent())
+        self._look: asyncio.TimerHandle | None = None
         self._quiet: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
@@ -241,59 +258,77 @@ class Orchestrator:
 
     async def _read_pushes(self) -> None:
         async for push in self._client.pushes():
-            if push.get("push") == "task.update":
-                self._on_update(push)
+            match push.get("push"):
+                case "task.update":
+                    self._on_update(push)
+                case "watch" if self._workers.take(push):
+                    self._look_soon()
         raise Closed("the daemon closed the connection")
 
     async def _keep_fresh(self) -> None:
+        """Hear who comes and goes; look again and again where nobody tells."""
+        retry_at = 0.0
         while True:
-            await asyncio.sleep(self._config.refresh_s)
+            is_told = False
             # Discovery may fail for a while; the workers known stay in use.
+            if self._clock() >= retry_at:
+                try:
+                    is_told = await self._workers.follow(self._groups())
+                except PilotError:
+                    retry_at = self._clock() + WATCH_AGAIN_S
+            await asyncio.sleep(self._config.refresh_s)
+            if is_told and self._workers.is_told:
+                # Nothing is asked, but what ``select`` and ``groups`` say may differ.
+                self._look_now()
+                continue
             with suppress(PilotError):
                 await self._refresh()
 
+    def _look_soon(self) -> None:
+        # Workers that start together come together.
+        if self._look is None:
+            loop = asyncio.get_running_loop()
+            self._look = loop.call_later(LOOK_S, self._look_now)
+
+    def _look_now(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+        # It may have ended since: then it knows nobody.
+        if self._workers.is_told:
+            self._set_workers(self._workers.workers())
+
     async def _refresh(self) -> None:
-        groups: list[tuple[str, ...]] = [()]
-        if self._config.groups is not None:
-            groups = [(group,) for group in self._config.groups()]
-        own = await self._own_address()
-        found: dict[str, WorkerInfo] = {}
-        for group in groups:
-            async for info in self._discover((*self._config.tags, *group)):
-                if info.address != own and self._is_worker(info):
-                    found[info.address] = info
-        workers = list(found.values())
+        await self._own_address()
+        self._set_workers(await self._workers.search(self._groups()))
+
+    def _groups(self) -> list[tuple[str, ...]]:
+        """Return the sets of tags that make an agent a worker."""
+        tags = self._config.tags
+        if self._config.groups is None:
+            return [tags]
+        return [(*tags, group) for group in self._config.groups()]
+
+    def _set_workers(self, found: Iterable[WorkerInfo]) -> None:
+        own = self._own
+        workers = [
+            info for info in found if info.address != own and self._is_worker(info)
+        ]
         start = int(self._config.offset * len(workers))
         self._schedule.set_workers([*workers[start:], *workers[:start]], self._clock())
         self._work()
-
-    async def _discover(self, tags: Sequence[str]) -> AsyncGenerator[WorkerInfo, None]:
-        cursor: str | None = None
-        while True:
-            query: dict[str, Any] = {"tags": list(tags), "limit": PAGE}
-            if cursor:
-                query["cursor"] = cursor
-            page = await self._client.call(
-                "search", online=True, **query, **self._as_agent()
-            )
-            for row in page.get("agents", ()):
-                info = worker_info(row)
-                if info is not None:
-                    yield info
-            cursor = page.get("next_cursor")
-            if not cursor:
-                return
 
     def _is_worker(self, info: WorkerInfo) -> bool:
         return self._config.select is None or self._config.select(info)
 
     async def _own_address(self) -> str:
         if self._own is None:
-            answer = await self._client.call("agents")
-            agents = answer.get("agents", [])
-            name = self._config.agent
-            mine = [agent for agent in agents if name in (None, agent.get("name"))]
-            self._own = str(mine[0].get("address", "")) if mine else ""
+            own = ""
+            async for row in hosted_agents(self._client):
+                if self._config.agent in (None, row.get("name")):
+                    own = str(row.get("address", ""))
+                    break
+            self._own = own
         return self._own
 
     def _helper_done(self, helper: asyncio.Future[None]) -> None:
@@ -313,13 +348,17 @@ class Orchestrator:
                 await self._flush_collected()
 
     async def _stop(self, helpers: Sequence[asyncio.Future[None]]) -> None:
-        for timer in (self._timer, self._quiet):
+        for timer in (self._timer, self._quiet, self._look):
             if timer is not None:
                 timer.cancel()
-        running = [*helpers, *self._calls]
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        self._look = None
+        reader, *others = helpers
+        try:
+            await _end([*others, *self._calls])
+            # While somebody still reads pushes, which may be before the answers.
+            await self._workers.close()
+        finally:
+            await _end([reader])
 
     # Between the schedule and the daemon
 
@@ -354,9 +393,9 @@ class Orchestrator:
     def _act(self, action: Action) -> None:
         match action:
             case Submit():
-                self._start(self._submit(action))
+                self._dispatch.submit(action)
             case Cancel(wire_id):
-                self._start(self._cancel(wire_id))
+                self._dispatch.cancel(wire_id)
             case Inspect(wire_id):
                 self._start(self._inspect(wire_id))
             case Collect(wire_id):
@@ -371,36 +410,11 @@ class Orchestrator:
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
 
-    async def _submit(self, action: Submit) -> None:
-        try:
-            async with self._slots:
-                await self._client.call(
-                    "task.submit",
-                    target=action.address,
-                    task=action.task,
-                    task_id=action.wire_id,
-                    wait=False,
-                    priority=action.priority,
-                    deadline_s=self._time_left(action),
-                    deliver_within_s=self._config.deliver_within_s,
-                    **self._as_agent(),
-                )
-        except PilotError as error:
-            self._schedule.submit_failed(action.wire_id, str(error), self._clock())
-            self._work()
-
-    def _time_left(self, action: Submit) -> float | None:
-        if action.deadline is None:
-            return None
-        return max(action.deadline - self._clock(), 0.0) + DEADLINE_SLACK_S
-
-    async def _cancel(self, wire_id: str) -> None:
-        # It may have ended meanwhile, which is as good.
-        with suppress(PilotError):
-            async with self._slots:
-                await self._client.call(
-                    "task.cancel", task_id=wire_id, **self._as_agent()
-                )
+    def _refused(self, wire_id: str, error: PilotError) -> None:
+        is_for_now = isinstance(error, Unavailable)
+        reason, now = str(error), self._clock()
+        self._schedule.submit_failed(wire_id, reason, now, is_for_now=is_for_now)
+        self._work()
 
     async def _collect_soon(self) -> None:
         # One turn later everything that arrived in the same read is there as well.
@@ -475,12 +489,19 @@ class Orchestrator:
             reason=str(push.get("error") or push.get("justification", "")),
             is_retryable=push.get("retryable") is True,
             is_reachable=push.get("reachable") is not False,
+            is_delivered=push.get("delivered") is not False,
         )
         self._schedule.update(update, self._clock())
         self._work()
 
     def _as_agent(self) -> dict[str, Any]:
         return {"agent": self._config.agent} if self._config.agent else {}
+
+
+async def _end(running: Sequence[asyncio.Future[None]]) -> None:
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
 
 
 def _ended_push(row: dict[str, Any], wire_id: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pilotfleet.client.daemon import DaemonClient
+from pilotfleet.client.hosted import hosted_agents
 from pilotfleet.errors import AlreadyExists
 from pilotfleet.protocol.ipc.commands import Command
 
@@ -38,12 +39,14 @@ async def check_names(socket: Path, hosts: Collection[str], part: Part) -> None:
             found any more.
     """
     async with await DaemonClient.connect(socket) as client:
-        rows = (await client.call("agents")).get("agents", [])
+        rows = [row async for row in hosted_agents(client)]
         named = {row.get("hostname") for row in rows}
         missing = next((name for name in hosts if name not in named), None)
         if missing is None:
             return
-        found = await client.call("search", hostname_prefix=missing, online=True)
+        found = await client.call(
+            "search", hostname_prefix=missing, online=True, fresh=True
+        )
         holders = [
             row for row in found.get("agents", []) if row.get("hostname") == missing
         ]

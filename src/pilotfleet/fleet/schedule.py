@@ -241,11 +241,13 @@ class Schedule:
         if end is not None:
             self._retire(attempt)
             attempt.task.ended.append(update.wire_id)
+            if end is AttemptEnd.LOST and not update.is_delivered:
+                attempt.excuse()
             self._end(attempt, end, update.result, update.reason, now)
         elif not update.is_reachable:
             # Try elsewhere, but take its result if it comes after all.
             if attempt.counts:
-                attempt.task.unreached += 1
+                attempt.excuse()
                 self._end(attempt, AttemptEnd.LOST, "", UNREACHABLE, now)
         elif update.status == "EXECUTING":
             attempt.was_executing = True
@@ -253,11 +255,15 @@ class Schedule:
             # The worker program went away, and nobody knows when one comes back.
             self._drop(attempt, PROGRAM_GONE, now)
 
-    def submit_failed(self, wire_id: str, reason: str, now: float) -> None:
-        """Note that the daemon refused to take an attempt."""
+    def submit_failed(
+        self, wire_id: str, reason: str, now: float, *, is_for_now: bool = False
+    ) -> None:
+        """Note that the daemon refused to take an attempt, at present or for good."""
         attempt = self._attempts.get(wire_id)
         if attempt is not None:
             self._retire(attempt)
+            if is_for_now:
+                attempt.excuse()
             # Our own daemon said no, and the worker knows nothing of it.
             self._release(attempt, now)
             self._end(attempt, AttemptEnd.LOST, "", reason, now)

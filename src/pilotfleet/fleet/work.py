@@ -167,7 +167,7 @@ class Work:
             group = [await unkept.get()]
             while not unkept.empty():
                 group.append(unkept.get_nowait())
-            kept = await asyncio.gather(*map(self._batches.finish, group))
+            kept = await self._batches.finish_all(group)
             for given, own in zip(group, kept, strict=True):
                 pattern.taken(given.id)
                 self._batches.returned(given.id)

@@ -21,6 +21,7 @@ from pilotfleet.errors import (
     TimedOut,
 )
 from pilotfleet.node import reactions, reports
+from pilotfleet.node.discovery import CHANGING_TYPES
 from pilotfleet.node.engine import Engine
 from pilotfleet.node.info import describe_agent, describe_health
 from pilotfleet.node.stream import Stream
@@ -189,7 +190,7 @@ class Agent(Engine):
         reactions.on_tunnel_event(self, event, now)
 
     def on_stream_event(self, event: stream_events.StreamEvent, now: float) -> None:
-        """React to what the streams report."""
+        """React to what the streams report, but for data."""
         reactions.on_stream_event(self, event, now)
 
     def admits_peer(self, peer: int) -> bool:
@@ -357,12 +358,35 @@ class Agent(Engine):
             ConnectionFailed: It cannot be reached.
             TimedOut: It did not answer.
         """
+        try:
+            return await self.host.registry.request(self.signed(type, **fields))
+        finally:
+            self._note_change(type)
+
+    async def gathered(self, type: str, /, **fields: Any) -> dict[str, Any]:
+        """Ask as `registry` does, together with what other agents ask now.
+
+        For what all agents do at their start and every minute: one of many gets its
+        answer when all have theirs.
+
+        Raises:
+            RegistryError: The registry answered with an error.
+            ConnectionFailed: It cannot be reached.
+            TimedOut: It did not answer.
+        """
+        try:
+            return await self.host.gathering.request(self.signed(type, **fields))
+        finally:
+            self._note_change(type)
+
+    def signed(self, type: str, /, **fields: Any) -> dict[str, Any]:
+        """Return a request, signed by this agent where the type is signed."""
         request = {"type": type, **fields}
         if type in REPEATED_TYPES:
             request["signature"] = self._repeated_signature(request)
         elif type in SIGNED_TYPES:
             request = sign_request(self.identity, request)
-        return await self.host.registry.request(request)
+        return request
 
     async def resolve_hostname(self, name: str) -> dict[str, Any]:
         """Return the registry's answer for ``name``; kept for 60 s.
@@ -372,9 +396,13 @@ class Agent(Engine):
         """
         return await self.host.routing.resolve_hostname(self, name)
 
-    async def search(self, **query: Any) -> dict[str, Any]:
-        """Search agents by tags (extension); see ``RegistryClient.search``."""
-        return await self.registry("search", requester_id=self.node_id, **query)
+    async def search(self, *, fresh: bool = False, **query: Any) -> dict[str, Any]:
+        """Search agents by tags (extension); see ``RegistryClient.search``.
+
+        An equal question of the last two seconds is answered from memory, unless
+        ``fresh``; see `Discovery`.
+        """
+        return await self.host.discovery.search(self, query, fresh=fresh)
 
     async def list_trust(self, **query: Any) -> dict[str, Any]:
         """List who trusts whom (extension); see ``RegistryClient.list_trust``.
@@ -392,7 +420,7 @@ class Agent(Engine):
         Raises:
             RegistryError: The registry refuses.
         """
-        answer = await self.registry(
+        answer = await self.gathered(
             "join_network", node_id=self.node_id, network_id=network, token=token
         )
         self.networks = tuple(sorted({*self.networks, network}))
@@ -417,6 +445,11 @@ class Agent(Engine):
     def health(self) -> dict[str, Any]:
         """Return the body of HealthOK (ipc.md section 10.4)."""
         return describe_health(self)
+
+    def _note_change(self, type: str) -> None:
+        # Also after a failure: the registry may have done it all the same.
+        if type in CHANGING_TYPES:
+            self.host.discovery.clear()
 
     def _deliver(self, packet: Packet) -> None:
         if self.host.event_sink is not None:

@@ -144,8 +144,9 @@ class HostConfig:
     stagger_s: float = 0.0
     """Spread of the agents' starts. The registry defends itself as well; this
     keeps other programs on the machine responsive meanwhile."""
-    parallel_starts: int = 64
-    """Agents that register at the same time."""
+    parallel_starts: int = 256
+    """Agents that register at the same time. Where the registry takes batches, their
+    requests travel together."""
     registry_attempts: int = 10
     """Tries to reach the registry at the start, with growing pauses."""
     discover_timeout_s: float = 5.0

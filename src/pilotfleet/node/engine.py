@@ -21,7 +21,9 @@ from pilotfleet.node.trust import TrustStore
 from pilotfleet.protocol.address import BACKBONE, Address
 from pilotfleet.protocol.identity import encode_key_text
 from pilotfleet.protocol.packet import Flag, Packet, Protocol
+from pilotfleet.protocol.stream import events as stream_events
 from pilotfleet.protocol.stream.endpoint import StreamEndpoint
+from pilotfleet.protocol.stream.packets import STREAM
 from pilotfleet.protocol.tunnel import events as tunnel_events
 from pilotfleet.protocol.tunnel.endpoint import TunnelEndpoint
 from pilotfleet.transport.udp import UdpSocket
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from pilotfleet.node.routing import Path as PeerPath
     from pilotfleet.protocol.address import Endpoint
     from pilotfleet.protocol.identity import Identity
-    from pilotfleet.protocol.stream import events as stream_events
 
 __all__ = ["Engine"]
 
@@ -225,9 +226,9 @@ class Engine(ABC):
         now = self.host.now()
         # Events first: what their handlers write leaves in the same batch.
         self._dispatch(now)
-        # Sealing can bring events (a tunnel to the own node delivers at once), and
+        # Sealing brings events where a tunnel to the own node delivers at once, and
         # their handlers can write again.
-        while self._seal(now):
+        while self._seal(now) and self.tunnels.has_events:
             self._dispatch(now)
         datagrams = self.tunnels.datagrams_to_send()
         if datagrams:
@@ -272,7 +273,11 @@ class Engine(ABC):
         try:
             for data, source in datagrams:
                 receive(data, source, now)
-            self._dispatch(now)
+            self._dispatch_tunnels(now)
+            # The streams are not flushed yet: what a reader answers in this turn shall
+            # carry the acknowledgement.
+            while self.streams.has_events:
+                self._dispatch_stream(now)
         except Exception:  # A defect here must not stop the neighbours.
             logger.exception("agent %s failed on a datagram", self.name)
         self.mark_dirty()
@@ -304,15 +309,29 @@ class Engine(ABC):
 
     def _dispatch(self, now: float) -> None:
         """Act on every event of the cores."""
+        self._dispatch_tunnels(now)
+        while self._dispatch_stream(now):
+            pass
+
+    def _dispatch_tunnels(self, now: float) -> None:
         while (event := self.tunnels.next_event()) is not None:
-            # The one event of the hot path, so it does not go through the dispatch by
-            # class.
+            # Packets and their data are the hot path, so they do not go through the
+            # dispatch by class.
             if type(event) is tunnel_events.PacketReceived:
                 self._on_packet(event.packet, now)
             else:
                 self.on_tunnel_event(event, now)
-        while (happened := self.streams.next_event()) is not None:
-            self.on_stream_event(happened, now)
+
+    def _dispatch_stream(self, now: float) -> bool:
+        """Act on the next event of the streams, if there is one."""
+        event = self.streams.next_event()
+        if type(event) is stream_events.DataReceived:
+            owner = event.connection.owner
+            if isinstance(owner, Stream):
+                owner.on_readable()
+        elif event is not None:
+            self.on_stream_event(event, now)
+        return event is not None
 
     def _on_packet(self, packet: Packet, now: float) -> None:
         if packet.dst_node != self.node_id:
@@ -322,7 +341,7 @@ class Engine(ABC):
             self.host.port_policies.admit(
                 packet.dst_network, packet.dst_port, lambda: self._admit_packet(packet)
             )
-        elif packet.protocol == Protocol.STREAM:
+        elif packet.protocol == STREAM:
             self.streams.receive_packet(packet, now)
         elif packet.protocol == Protocol.DATAGRAM:
             self.on_datagram(packet)
@@ -347,7 +366,7 @@ class Engine(ABC):
 
     @abstractmethod
     def on_stream_event(self, event: stream_events.StreamEvent, now: float) -> None:
-        """React to what the streams report."""
+        """React to what the streams report, but for data."""
 
     @abstractmethod
     def on_datagram(self, packet: Packet) -> None:

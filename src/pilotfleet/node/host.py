@@ -28,36 +28,43 @@ from pilotfleet.errors import (
     ConfigError,
     ConnectionFailed,
     InvalidArgument,
+    NotFound,
     PilotError,
+    Unavailable,
 )
 from pilotfleet.node import reports
-from pilotfleet.node.agent import Agent
 from pilotfleet.node.config import DEFAULT_BEACON_PORT, MAX_HOSTED_AGENTS
+from pilotfleet.node.discovery import Discovery
 from pilotfleet.node.filelimit import require_open_files
 from pilotfleet.node.gate import Gate
-from pilotfleet.node.home import load_or_create_identity, lock_identity, make_folder
+from pilotfleet.node.gathering import Gathering
+from pilotfleet.node.home import lock_identity, make_folder
 from pilotfleet.node.ipc.server import IpcServer
 from pilotfleet.node.local import local_ipv4_addresses
+from pilotfleet.node.opening import open_agents
 from pilotfleet.node.portpolicy import PortPolicies
+from pilotfleet.node.progress import StartLog
 from pilotfleet.node.registration import Registrar
 from pilotfleet.node.rotation import KeyRotation
 from pilotfleet.node.routing import Routing
 from pilotfleet.node.supervisor import Supervisor
+from pilotfleet.node.watches import Watches
 from pilotfleet.protocol.services.events import EVENT_PORT
 from pilotfleet.protocol.services.webhook import Counters
 from pilotfleet.protocol.stream.config import StreamConfig
 from pilotfleet.protocol.stream.state import State
 from pilotfleet.protocol.tunnel.config import TunnelConfig
-from pilotfleet.transport.threads import run_blocking
 from pilotfleet.transport.udp import RECEIVE_BUFFER_SIZE
 from pilotfleet.transport.wheel import TimerWheel
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
     from types import TracebackType
     from typing import Self
 
+    from pilotfleet.node.agent import Agent
     from pilotfleet.node.config import AgentSpec, HostConfig
     from pilotfleet.node.engine import Engine
     from pilotfleet.node.ipc.session import IpcSession
@@ -83,9 +90,6 @@ SHARED_FILES: Final = 256
 BROKER_SHARE: Final = 16
 """A whole fleet publishes at its broker: so many times the connections of a port, and
 new streams in a second, of what another agent takes."""
-OPENING_BATCH: Final = 64
-"""Agents made before the event loop has its turn."""
-PROGRESS_STEP: Final = 1000
 DRAIN_POLL_S: Final = 0.02
 
 
@@ -94,6 +98,9 @@ class Host:
 
     Services and extensions are put in before it is entered.
     """
+
+    now = staticmethod(time.monotonic)
+    """Returns the monotonic time. The function itself, for it is called most of all."""
 
     def __init__(self, config: HostConfig) -> None:
         _check(config)
@@ -104,6 +111,8 @@ class Host:
         """Whether a port is served for every agent; one object for all of them."""
         self.extensions: dict[str, ExtensionHandler] = {}
         """IPC operations beyond the official ones (ipc 0x80)."""
+        self.doors: list[Callable[[], AbstractAsyncContextManager[object]]] = []
+        """Ways in for local programs beside the configured socket, open as long."""
         self.trust_service: TrustService | None = None
         self.on_trust_change: Callable[[TrustStore], None] | None = None
         """Called when a trust list has changed and is to be saved."""
@@ -113,8 +122,10 @@ class Host:
         """What became of the events that an agent's webhook was to get."""
         self.agents: dict[str, Agent] = {}
         self.by_node: dict[int, Agent] = {}
-        self.on_progress: Callable[[int, int], None] = _log_progress
+        self.on_progress: Callable[[int, int], None] = StartLog(self.now)
         """Called during the start: agents registered, agents in all."""
+        self.is_started = False
+        """Whether every agent has been registered, or tried for the first time."""
         self.is_draining = False
         self.started_at = 0.0
         self.packets_refused = 0
@@ -149,6 +160,9 @@ class Host:
         self.gate = Gate(self)
         self.port_policies = PortPolicies(self)
         self.routing = Routing(self)
+        self.gathering = Gathering(self)
+        self.discovery = Discovery(self)
+        self.watches = Watches(self)
         self.registrar = Registrar(self)
         self.rotation = KeyRotation(self)
         self._supervisor = Supervisor()
@@ -184,9 +198,21 @@ class Host:
         """The agent that a local program means when it names none."""
         return self.agents[self.config.agents[0].name]
 
-    def now(self) -> float:
-        """Return the monotonic time."""
-        return time.monotonic()
+    def find_agent(self, name: str) -> Agent:
+        """Return a hosted agent by its name.
+
+        Raises:
+            NotFound: This host has none of that name.
+            Unavailable: It is not registered yet, as the host has only just started.
+        """
+        agent = self.agents.get(name)
+        if agent is not None and (agent.node_id or self.is_started):
+            return agent
+        if any(spec.name == name for spec in self.config.agents):
+            raise Unavailable(
+                f"agent {name!r} is still starting", hint="try again in some seconds"
+            )
+        raise NotFound(f"no agent {name!r} on this daemon", hint="see: pilotctl agents")
 
     def wall(self) -> float:
         """Return the Unix time."""
@@ -252,30 +278,25 @@ class Host:
             )
         )
         self._stack.push_async_callback(self._supervisor.aclose)
-        await self._open_agents()
-        await self._register()
+        async with contextlib.aclosing(open_agents(self)) as agents:
+            await self._register(agents)
 
-    async def _open_agents(self) -> None:
-        specs = list(self.config.agents)
-        for start in range(0, len(specs), OPENING_BATCH):
-            batch = specs[start : start + OPENING_BATCH]
-            # One thread call for many: each new key waits for the disk.
-            identities = await run_blocking(_load_identities, batch)
-            for spec, identity in zip(batch, identities, strict=True):
-                agent = self.agents[spec.name] = Agent(self, spec, identity)
-                agent.load_trust()
-
-    async def _register(self) -> None:
-        first, *others = self.agents.values()
-        await self.registrar.start_first(first)
-        total = len(self.agents)
+    async def _register(self, agents: AsyncIterator[Agent]) -> None:
+        """Register agents while further ones are opened."""
+        await self.registrar.start_first(await anext(agents))
+        total = len(self.config.agents)
         self.on_progress(1, total)
         # As with the official daemon, whoever finds the socket finds a node.
         if self.config.socket is not None:
             await self._open_ipc(self.config.socket, None)
+        for door in self.doors:
+            await self._stack.enter_async_context(door())
         await self.registrar.start_others(
-            others, on_progress=lambda done: self.on_progress(done + 1, total)
+            agents,
+            total=total - 1,
+            on_progress=lambda done: self.on_progress(done + 1, total),
         )
+        self.is_started = True
         if self.config.agent_sockets is not None:
             make_folder(self.config.agent_sockets)
             for agent in self.agents.values():
@@ -349,14 +370,5 @@ def _check(config: HostConfig) -> None:
         raise ConfigError("two agents of this host have the same name")
 
 
-def _log_progress(done: int, total: int) -> None:
-    if done == total or done % PROGRESS_STEP == 0:
-        logger.info("%d of %d agents registered", done, total)
-
-
 def _no_webhook(agent: Agent) -> Counters:
     return Counters()
-
-
-def _load_identities(specs: list[Any]) -> list[Any]:
-    return [load_or_create_identity(spec.identity_path) for spec in specs]

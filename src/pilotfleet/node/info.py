@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 import pilotfleet
@@ -57,6 +58,8 @@ def describe_agent(agent: Agent) -> dict[str, Any]:
         "features": list(FEATURES),
         "transport": "udp",
         "broker": host.config.broker,
+        # Of the whole process: what grows for ever is a leak.
+        "host_tasks": len(asyncio.all_tasks(host.loop)),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import socket
 import struct
@@ -31,6 +32,10 @@ _IFREQ: Final = struct.Struct("256s")
 _GLOBAL_SCOPE: Final = "00"
 _IFREQ_ADDRESS: Final = slice(20, 24)
 
+MAX_REMEMBERED: Final = 1024
+"""Addresses of which it is remembered whether they are routable: the beacon tells each
+agent of a host the same one, every minute."""
+
 
 def parse_ip_endpoint(text: str) -> Endpoint:
     """Read ``ip:port`` or ``[ip]:port``.
@@ -52,6 +57,7 @@ def parse_ip_endpoint(text: str) -> Endpoint:
     return str(mapped or address), port
 
 
+@functools.lru_cache(maxsize=MAX_REMEMBERED)
 def is_routable_ip(host: str) -> bool:
     """Tell whether another machine could reach this one at ``host``.
 

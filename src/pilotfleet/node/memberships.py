@@ -69,7 +69,7 @@ class Memberships:
             PilotError: The registry does not say.
         """
         listed = agent.networks
-        known = await self._host.registry.lookup(agent.node_id)
+        known = await agent.gathered("lookup", node_id=agent.node_id)
         if agent.networks is not listed:
             return  # Joined or left meanwhile, of which the answer may not know.
         before, now = set(listed), networks_of(known)

@@ -42,7 +42,8 @@ POLL_S: Final = 10.0
 async def keep_mappings(host: Host) -> None:
     """Have the beacon hear every agent often enough for its NAT, for ever."""
     while True:
-        agents = list(host.agents.values()) if host.registrar.is_behind_nat else []
+        is_behind_nat = host.registrar.endpoints.is_behind_nat
+        agents = list(host.agents.values()) if is_behind_nat else []
         starts = range(0, len(agents) or 1, SLICE)
         for start in starts:
             # Spread over the interval: ten thousand datagrams at once overflow the
@@ -76,6 +77,7 @@ async def watch_addresses(host: Host) -> None:
 def _moved(host: Host) -> None:
     logger.info("the addresses of this machine have changed; finding all paths again")
     host.registry.reconnect()
+    host.watches.reconnect()
     now = host.now()
     for agent in host.agents.values():
         if agent.closed:

@@ -54,11 +54,8 @@ def on_tunnel_event(agent: Agent, event: tunnel_events.Event, now: float) -> Non
 
 
 def on_stream_event(agent: Agent, event: stream_events.StreamEvent, now: float) -> None:
-    """React to what the streams report."""
+    """React to what the streams report, but for data."""
     match event:
-        case stream_events.DataReceived(connection):
-            if isinstance(connection.owner, Stream):
-                connection.owner.on_readable()
         case stream_events.Writable(connection):
             if isinstance(connection.owner, Stream):
                 connection.owner.on_writable()

@@ -134,8 +134,9 @@ class Stream:
         data = self._connection.read(limit, self.agent.host.now())
         if data:
             self._count(len(data))
-            # Reading may have opened the window, which the peer must learn.
-            self.agent.mark_dirty()
+            if self._connection.has_to_acknowledge:
+                # Reading has opened the window, which the peer must learn.
+                self.agent.mark_dirty()
         return data
 
     async def read(self, limit: int = READ_SIZE) -> bytes:

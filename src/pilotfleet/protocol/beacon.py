@@ -311,6 +311,7 @@ def _decode_endpoint(data: bytes) -> Endpoint:
     (port,) = _PORT.unpack_from(data, 2 + length)
     packed = data[2 : 2 + length]
     if length == _IPV4_SIZE:
-        return str(ipaddress.IPv4Address(packed)), port
+        # By hand: the answer to each discover of each agent has one.
+        return "{}.{}.{}.{}".format(*packed), port
     address = ipaddress.IPv6Address(packed)
     return str(address.ipv4_mapped or address), port

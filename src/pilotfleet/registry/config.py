@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pilotfleet.registry.directory.directory import ONLINE_WINDOW_S
+from pilotfleet.registry.directory.watches import WatchLimits
 
 __all__ = ["ServiceConfig"]
 
@@ -48,18 +49,22 @@ class ServiceConfig:
     """Registrations from other hosts that are taken on; above it the sender is
     told to come back. Protects the store from a herd."""
 
-    new_nodes_burst: float = 20_000.0
-    """Registrations taken on at once after a quiet time."""
+    new_nodes_burst: float = 5_000.0
+    """Registrations taken on at once after a quiet time. They queue inside, so with
+    more of them the last ones wait for longer without knowing."""
 
     new_nodes_per_second_per_ip: float = 2_500.0
     """The same for one address; a whole fleet may share one."""
 
-    new_nodes_burst_per_ip: float = 10_000.0
+    new_nodes_burst_per_ip: float = 2_500.0
     """The burst of one address."""
+
+    limit_local: bool = False
+    """Whether these limits, and those of receipts, hold for programs on this host."""
 
     receipts_per_second: float = 4_000.0
     """Receipts from other hosts that are taken on; above it the sender is told
-    to come back. Each costs two verifications, 0.25 ms of a core."""
+    to come back. Each costs two verifications, 0.13 ms of a core."""
 
     receipts_burst: float = 40_000.0
     """Receipts taken on at once after a quiet time."""
@@ -76,5 +81,8 @@ class ServiceConfig:
     before that is not taken any more. At twice as many none are taken."""
 
     verified_signatures: int = 1 << 18
-    """Signatures remembered as good, about 100 bytes each. Too few for the
-    fleet, and every heartbeat costs a verification of 0.2 ms."""
+    """Signatures remembered as good, about 100 bytes each; with many nodes there are
+    more, six for each. Too few, and every heartbeat costs a verification."""
+
+    watches: WatchLimits = field(default_factory=WatchLimits)
+    """How many watches are kept."""

@@ -6,19 +6,29 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from pilotfleet.errors import DecodeError
+from pilotfleet.protocol.identity import decode_key_text
 from pilotfleet.protocol.registry.messages import Reply, Request, text
-from pilotfleet.protocol.registry.signatures import VerificationCache, signed_text
+from pilotfleet.protocol.registry.signatures import (
+    VerificationCache,
+    signed_text,
+    signer,
+    verify_all,
+)
 from pilotfleet.registry.admission import Admission
 from pilotfleet.registry.auditlog import AuditLog
 from pilotfleet.registry.beacons import BeaconDirectory
 from pilotfleet.registry.contacts import Contacts
 from pilotfleet.registry.directory.network_rules import same_secret
 from pilotfleet.registry.directory.refusal import Refused
+from pilotfleet.registry.turns import Turns
+from pilotfleet.registry.watching import Watching
+from pilotfleet.transport.threads import run_blocking
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
     from typing import Any, TypeAlias
 
+    from pilotfleet.protocol.registry.signatures import SignedText
     from pilotfleet.registry.config import ServiceConfig
     from pilotfleet.registry.context import PeerContext
     from pilotfleet.registry.directory.decision import Decision
@@ -38,7 +48,11 @@ if TYPE_CHECKING:
 __all__ = ["Desk"]
 
 VERIFYING_AT_ONCE: Final = 2
-"""Threads that verify receipts; more would starve the event loop."""
+"""Threads that verify signatures; more would starve the event loop."""
+VERIFIED_A_TIME: Final = 64
+"""Signatures that a thread verifies before others have their turn: 8 ms."""
+BATCHES_AT_ONCE: Final = 4
+"""Batches that are worked on together; what waits for the store shares its commits."""
 
 SIGNATURE_FAILED: Final = "signature verification failed"
 SIGNATURE_MISSING: Final = "signature required for authenticated node"
@@ -58,7 +72,12 @@ class Desk:
         self.audit = AuditLog()
         self.admission = Admission(config)
         self.beacons = BeaconDirectory(config.beacon_addr)
+        self.watching = Watching(directory, clock, limits=config.watches)
         self.verifying = asyncio.Semaphore(VERIFYING_AT_ONCE)
+        self.batches = asyncio.Semaphore(BATCHES_AT_ONCE)
+        self.turns = Turns()
+        self.answer: Callable[[dict[str, Any], PeerContext], Awaitable[Reply]]
+        """Answers any request; set by the service."""
 
     def is_admin(self, request: Request) -> bool:
         """Tell whether the request carries the server's admin token."""
@@ -84,14 +103,52 @@ class Desk:
         signature = text(request, "signature")
         if not signature:
             raise Refused(missing)
-        key = node.record.key
+        self.verify(node, signed_text(request), signature, wrong=wrong)
+        peer.verified_node = node.record.id
+
+    def verify(
+        self, node: Node, message: str, signature: str, *, wrong: str = SIGNATURE_FAILED
+    ) -> None:
+        """Refuse a text that ``node`` has not signed."""
+        if not signature:
+            raise Refused(SIGNATURE_MISSING)
         try:
-            good = self.signatures.verify_text(key, signed_text(request), signature)
+            good = self.signatures.verify_text(node.record.key, message, signature)
         except DecodeError as error:
             raise Refused(f"invalid signature encoding: {error}") from None
         if not good:
             raise Refused(wrong)
-        peer.verified_node = node.record.id
+
+    def signatures_of(self, request: Request) -> list[SignedText]:
+        """Return what a request is said to be signed with, if anything."""
+        signature = text(request, "signature")
+        if not signature:
+            return []
+        if text(request, "type") == "register":
+            try:
+                key = decode_key_text(text(request, "public_key"))
+            except DecodeError:
+                return []
+            return [(key, signed_text(request), signature)]
+        number = signer(request)
+        node = self.directory.nodes.get_live(number) if number else None
+        return (
+            [] if node is None else [(node.record.key, signed_text(request), signature)]
+        )
+
+    async def verify_ahead(self, claims: Sequence[SignedText]) -> None:
+        """Verify signatures in threads, so that they are known when they are needed."""
+        new = self.signatures.unknown(claims)
+        parts = [
+            new[start : start + VERIFIED_A_TIME]
+            for start in range(0, len(new), VERIFIED_A_TIME)
+        ]
+        await asyncio.gather(*map(self._verify_aside, parts))
+
+    async def _verify_aside(self, claims: Sequence[SignedText]) -> None:
+        async with self.verifying:
+            verdicts = await run_blocking(verify_all, claims)
+        self.signatures.learn(claims, verdicts)
 
     def require_signature_or_admin(
         self, node: Node, request: Request, peer: PeerContext

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +29,8 @@ __all__ = ["Maintenance"]
 
 BLOCKS_AT_ONCE: Final = 256
 """Blocks of last-seen times in one write: 65,536 nodes, 256 KiB."""
+EXPIRED_AT_ONCE: Final = 5_000
+"""Nodes of which it is looked whether they are still online: about 5 ms."""
 GARBAGE_AT_ONCE: Final = 1_000
 
 
@@ -61,7 +64,10 @@ class Maintenance:
         Raises:
             StorageError: The store refused; it is due again next time.
         """
-        self._directory.expire_online(wall)
+        while True:
+            if not self._directory.expire_online(wall, limit=EXPIRED_AT_ONCE):
+                break
+            await asyncio.sleep(0)
         if wall >= self._sweep_at:
             self._sweep_at = wall + self._config.sweep_interval_s
             await self._sweep(wall)

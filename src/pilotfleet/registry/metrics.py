@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Final
 
-__all__ = ["BUCKETS_S", "RequestStats", "ServerStats"]
+__all__ = ["BUCKETS_S", "RequestStats", "ServerStats", "WatchStats"]
 
 BUCKETS_S: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 """Upper bounds of the histogram of request durations."""
@@ -33,6 +33,7 @@ class ServerStats:
     """What one registry server has done since its start."""
 
     __slots__ = (
+        "batched",
         "connections",
         "connections_refused",
         "garbage",
@@ -42,6 +43,8 @@ class ServerStats:
     )
 
     def __init__(self) -> None:
+        self.batched = 0
+        """Requests and heartbeats that came in messages of many."""
         self.connections = 0
         """Connections that were accepted."""
         self.connections_refused = 0
@@ -70,3 +73,23 @@ class ServerStats:
         stats.errors += failed
         stats.total_s += duration_s
         stats.buckets[bisect_left(BUCKETS_S, duration_s)] += 1
+
+
+class WatchStats:
+    """What watches take, and what they were told since the start."""
+
+    __slots__ = ("deltas", "kept", "refused", "resets", "size_bytes", "waiting")
+
+    def __init__(self) -> None:
+        self.kept = 0
+        """Watches that are remembered."""
+        self.waiting = 0
+        """Those of them that wait for something new."""
+        self.size_bytes = 0
+        """What is remembered of what they were told."""
+        self.deltas = 0
+        """Answers with something new."""
+        self.resets = 0
+        """Answers that began from nothing."""
+        self.refused = 0
+        """Questions for which there was no room, or whose node had gone."""

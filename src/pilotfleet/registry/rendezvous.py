@@ -152,12 +152,13 @@ class Rendezvous:
         for name, run in background.items():
             await stack.enter_async_context(in_background(name, run))
         await stack.enter_async_context(server)
-        http = await self._start_http(stack, server, beacon)
+        http = await self._start_http(stack, service, server, beacon)
         self.addresses = Addresses(server.address, beacon.address, http)
 
     async def _start_http(
         self,
         stack: contextlib.AsyncExitStack,
+        service: RegistryService,
         server: RegistryServer,
         beacon: BeaconServer,
     ) -> Endpoint | None:
@@ -176,6 +177,7 @@ class Rendezvous:
             beacon_nodes=lambda: beacon.node_count,
             clock=self._clock,
             started=self._clock.now(),
+            watches=service.watch_stats,
         )
         dashboard = Dashboard(view, self.config.dashboard, bind=self.config.http)
         await stack.enter_async_context(dashboard)

@@ -18,12 +18,8 @@ from pilotfleet.protocol.registry.messages import error_reply
 from pilotfleet.registry.context import PeerContext
 from pilotfleet.registry.limits import RateLimit
 from pilotfleet.registry.metrics import ServerStats
-from pilotfleet.registry.session import (
-    BufferBudget,
-    RequestDecoder,
-    RequestHandler,
-    Session,
-)
+from pilotfleet.registry.requestdecoder import BufferBudget, RequestDecoder
+from pilotfleet.registry.session import RequestHandler, Session
 from pilotfleet.transport.tlsport import TlsPort
 
 if TYPE_CHECKING:
@@ -76,6 +72,9 @@ class ServerConfig:
     max_message_bytes: int = MAX_MESSAGE
     buffer_bytes: int = 256 * 1024 * 1024
     """What all incomplete messages may take together."""
+    batch_bytes: int = 128 * 1024 * 1024
+    """What all messages of many requests that are worked on may take, as they came;
+    read, they take several times as much. Above it the sender is told to come back."""
     max_connections: int = 100_000
     requests_per_second_per_ip: float | None = 100_000.0
     """Above it, the connections of an address are read more slowly. A whole
@@ -107,6 +106,7 @@ class RegistryServer:
         rate = self._config.requests_per_second_per_ip
         self._limit = RateLimit(rate) if rate is not None else None
         self._budget = BufferBudget(self._config.buffer_bytes)
+        self._batches = BufferBudget(self._config.batch_bytes)
         self._sessions: set[Session] = set()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -199,6 +199,7 @@ class RegistryServer:
         session = Session(
             handler,
             RequestDecoder(config.max_message_bytes, self._budget),
+            batches=self._batches,
             stats=self.stats,
             limit=self._limit,
             make_peer=self._make_peer,

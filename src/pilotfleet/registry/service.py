@@ -15,6 +15,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.errors import Conflict, StorageError
+from pilotfleet.protocol.registry.batches import BATCH_EXTENSION
 from pilotfleet.protocol.registry.messages import (
     TRUST_LINKS_EXTENSION,
     error_reply,
@@ -30,6 +31,7 @@ from pilotfleet.registry.directory.decision import Decision
 from pilotfleet.registry.directory.refusal import Refused
 from pilotfleet.registry.handlers import (
     administration,
+    batch,
     enterprise,
     keys,
     listing,
@@ -39,6 +41,7 @@ from pilotfleet.registry.handlers import (
     nodes,
     polo,
     trust,
+    watch,
 )
 from pilotfleet.registry.maintenance import Maintenance
 
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from pilotfleet.protocol.registry.messages import Reply
     from pilotfleet.registry.desk import Decide, Handler
     from pilotfleet.registry.directory.directory import Directory
+    from pilotfleet.registry.metrics import WatchStats
     from pilotfleet.registry.store.base import Store
     from pilotfleet.transport.clock import Clock
 
@@ -64,13 +68,23 @@ logger = logging.getLogger(__name__)
 EXTENSIONS: Final = (
     "pipeline",
     "search",
+    "watch",
     "mailbox-ack",
+    BATCH_EXTENSION,
     RECEIPTS_EXTENSION,
     TRUST_LINKS_EXTENSION,
 )
 """What this registry offers beyond the official one; told at registration."""
 MAX_TYPE_SHOWN: Final = 64
 WATCH_RETRY_S: Final = 1.0
+MAX_QUEUED_S: Final = 10.0
+"""No registration joins a queue in which the first one has waited for longer."""
+MAX_WAITED_S: Final = 20.0
+"""One that has waited for longer is answered and not worked on. Our clients wait 30 s
+for an answer; then they hang up, and ask for the same once more."""
+SIGNATURES_PER_NODE: Final = 6
+"""Two come back all the time, the heartbeat's and the mailbox poll's. Half of the
+memory is sure to hold what was used last, and some others come between."""
 
 _HANDLERS: Final[dict[str, Handler]] = {
     **nodes.HANDLERS,
@@ -83,6 +97,8 @@ _HANDLERS: Final[dict[str, Handler]] = {
     **administration.HANDLERS,
     **polo.HANDLERS,
     **enterprise.HANDLERS,
+    **watch.HANDLERS,
+    **batch.HANDLERS,
 }
 
 MESSAGE_TYPES: Final = frozenset(_HANDLERS)
@@ -111,6 +127,7 @@ class RegistryService:
         self._clock = clock
         self._notify = notify
         self._desk = Desk(directory, config, clock)
+        self._desk.answer = self.handle
         self._committer = Committer(directory, store)
         self._maintenance = Maintenance(directory, self._committer, config)
 
@@ -123,6 +140,11 @@ class RegistryService:
     def beacon_addr(self, addr: str) -> None:
         self._desk.beacons.own_addr = addr
 
+    @property
+    def watch_stats(self) -> WatchStats:
+        """What watches take, and what they were told."""
+        return self._desk.watching.stats
+
     async def load(self) -> None:
         """Fill the directory from the store.
 
@@ -133,6 +155,7 @@ class RegistryService:
         entries = await self._store.load()
         wall = self._clock.wall()
         self.directory.load(entries, wall=wall)
+        self._make_room()
         # The watch begins here, so that nothing falls between load and watch; what it
         # brings twice changes nothing.
         self._committer.loaded(max((e.revision for e in entries), default=0))
@@ -152,7 +175,7 @@ class RegistryService:
         try:
             # Before any work: a registration costs a signature check and a commit.
             if kind == "register":
-                self._desk.admission.admit(peer, self._clock.now())
+                await self._admit(peer)
             answer = handler(self._desk, request, peer)
             # Reads end here without having waited for anything.
             if isinstance(answer, dict):
@@ -188,6 +211,8 @@ class RegistryService:
 
     async def maintain(self) -> None:
         """Do what is due now: sweep, write last-seen times, tidy up."""
+        self._desk.watching.forget()
+        self._make_room()
         try:
             await self._maintenance.run(self._clock.wall())
         except StorageError as error:
@@ -209,8 +234,29 @@ class RegistryService:
         Raises:
             StorageError: The store refused.
         """
+        await self._desk.watching.aclose()
         await self._committer.aclose()
         await self._maintenance.flush()
+
+    def _make_room(self) -> None:
+        """Have all signatures remembered that come back with every keepalive."""
+        limit = SIGNATURES_PER_NODE * len(self.directory.nodes.live)
+        self._desk.signatures.grow_to(limit)
+
+    async def _admit(self, peer: PeerContext) -> None:
+        """Return when a registration may be worked on.
+
+        Raises:
+            Refused: There are too many; or who sent it is not there any more.
+        """
+        turns, came = self._desk.turns, self._clock.now()
+        _require_short(turns.waited_s, MAX_QUEUED_S)
+        self._desk.admission.admit(peer, came)
+        await turns.take()
+        if peer.is_gone:
+            raise Refused("the connection is gone")
+        # A herd is in the queue before the first of it has waited.
+        _require_short(self._clock.now() - came, MAX_WAITED_S)
 
     def _repeat(
         self, handler: Handler, request: dict[str, Any], peer: PeerContext
@@ -246,3 +292,11 @@ class RegistryService:
                     self._committer.follow(entry)
         except StorageError as error:
             logger.warning("watch of the store was interrupted: %s", error)
+
+
+def _require_short(waited_s: float, most_s: float) -> None:
+    """Refuse a registration whose client would give up before it is its turn."""
+    if waited_s > most_s:
+        raise Refused(
+            "rate limited: too many registrations", retry_after=round(waited_s, 1)
+        )

@@ -14,14 +14,12 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pilotfleet.errors import DecodeError, PilotError
+from pilotfleet.protocol.registry.batches import MANY, size_problem, weight
 from pilotfleet.protocol.registry.binary import BinaryType, encode_error
 from pilotfleet.protocol.registry.framing import (
-    BINARY_PREAMBLE,
     BINARY_VERSION,
-    JsonFrameDecoder,
     encode_binary_frame,
     encode_json_frame,
-    is_binary_preamble,
 )
 from pilotfleet.protocol.registry.messages import (
     decode_request,
@@ -29,6 +27,7 @@ from pilotfleet.protocol.registry.messages import (
     error_reply,
     text,
 )
+from pilotfleet.registry.quick import QUICK
 from pilotfleet.transport.framed import FramedConnection
 
 if TYPE_CHECKING:
@@ -37,39 +36,27 @@ if TYPE_CHECKING:
     from pilotfleet.registry.context import PeerContext
     from pilotfleet.registry.limits import RateLimit
     from pilotfleet.registry.metrics import ServerStats
+    from pilotfleet.registry.requestdecoder import BufferBudget, RequestDecoder
 
-__all__ = ["BufferBudget", "RequestDecoder", "RequestHandler", "Session"]
+__all__ = ["RequestHandler", "Session"]
 
 logger = logging.getLogger(__name__)
 
 MAX_WAITING: Final = 1_024
 """Requests of one connection that wait, before it is read no further."""
 MAX_WAITING_BYTES: Final = 1024 * 1024
-BATCH: Final = 64
-"""Requests answered before other connections have their turn."""
-FREE_BYTES: Final = 64 * 1024
-"""What every connection may buffer, even if the common budget is used up."""
+GROUP: Final = 64
+"""Requests answered in one write; then, at the latest, others have their turn."""
+GROUP_BYTES: Final = 64 * 1024
+"""No further one is begun after so many bytes of them: one may stand for many."""
+TURN_S: Final = 0.005
+"""How long a group goes on before others have their turn in the middle of it."""
 MAX_DELAY_S: Final = 1.0
-TLS_START: Final = b"\x16\x03"
-"""A TLS handshake; as the length of a message it would be far too much."""
 UNKNOWN_TYPE: Final = "unknown message type"
+TOO_MANY_BATCHES: Final = "too many bytes of batches at once"
+BATCH_RETRY_S: Final = 1.0
+"""Told to those whose batch found no room."""
 OTHER: Final = "other"
-QUICK: Final = frozenset(
-    {
-        "authorize_task_submit",
-        "beacon_list",
-        "check_trust",
-        "get_network_policy",
-        "get_polo_score",
-        "heartbeat",
-        "list_networks",
-        "lookup",
-        "resolve",
-        "resolve_hostname",
-        "search",
-    }
-)
-"""Requests that never wait for the store, so a task each would be a waste."""
 
 
 class RequestHandler(Protocol):
@@ -86,92 +73,12 @@ class RequestHandler(Protocol):
         """Answer one binary message other than a JSON passthrough."""
 
 
-class BufferBudget:
-    """Bounds what all connections buffer together.
-
-    One message may have 64 MiB, and nobody is known before his first message
-    is complete. Without a common bound a few hundred connections that stop in
-    the middle of one could take all memory.
-    """
-
-    __slots__ = ("limit", "used")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
-
-    def change(self, old: int, new: int) -> None:
-        """Note that a connection buffers ``new`` instead of ``old`` bytes.
-
-        Raises:
-            DecodeError: It has grown, and there is no room.
-        """
-        self.used += new - old
-        if new > max(old, FREE_BYTES) and self.used > self.limit:
-            raise DecodeError("too many bytes of incomplete messages")
-
-
-class RequestDecoder:
-    """Cuts frames of either mode, which the first bytes decide (section 2.2)."""
-
-    __slots__ = ("_budget", "_decoder", "_held", "is_binary", "start", "version")
-
-    def __init__(self, limit: int, budget: BufferBudget) -> None:
-        self._decoder = JsonFrameDecoder(limit)
-        self._budget = budget
-        self._held = 0
-        self.start: bytes | None = b""
-        """What came first, until the mode is known; then None."""
-        self.is_binary = False
-        self.version = BINARY_VERSION
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """Take bytes and return the frames that are complete now.
-
-        A frame of binary mode begins with its type.
-
-        Raises:
-            DecodeError: Too long, empty, or no room for it.
-        """
-        if self.start is not None:
-            data = self._choose_mode(self.start + data)
-        # A client with another version is told, and not listened to.
-        if self.start is not None or self.version != BINARY_VERSION:
-            return [b""] if self.start is None else []
-        frames = self._decoder.feed(data)
-        self.hold(self._decoder.buffered_bytes)
-        if self.is_binary and not all(frames):
-            raise DecodeError("binary frame without a type")
-        return frames
-
-    def hold(self, size: int) -> None:
-        """Tell the budget how much is buffered now."""
-        old, self._held = self._held, size
-        self._budget.change(old, size)
-
-    def clear(self) -> None:
-        """Forget what is buffered: the connection is over."""
-        self._decoder.clear()
-        self.hold(0)
-
-    def _choose_mode(self, start: bytes) -> bytes:
-        if len(start) < 4 or (is_binary_preamble(start) and len(start) < 5):
-            self.start = start
-            return b""
-        self.start = None
-        if not is_binary_preamble(start):
-            if start.startswith(TLS_START):
-                raise DecodeError("a client with TLS at a registry without; see --tls")
-            return start
-        self.is_binary = True
-        self.version = start[4]
-        return start[len(BINARY_PREAMBLE) :]
-
-
 class Session:
     """One connection and the requests that wait on it."""
 
     __slots__ = (
+        "_batches",
+        "_charge",
         "_decoder",
         "_handler",
         "_is_stopping",
@@ -193,6 +100,7 @@ class Session:
         handler: RequestHandler,
         decoder: RequestDecoder,
         *,
+        batches: BufferBudget,
         stats: ServerStats,
         limit: RateLimit | None,
         make_peer: Callable[[FramedConnection], PeerContext],
@@ -201,6 +109,7 @@ class Session:
     ) -> None:
         self._handler = handler
         self._decoder = decoder
+        self._batches = batches
         self._make_peer = make_peer
         self._stats = stats
         self._limit = limit
@@ -208,6 +117,8 @@ class Session:
         self._peer: PeerContext | None = None
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
+        self._charge = 0
+        """Requests of the group that is answered now, as rates count them."""
         self._paused = False
         self._is_stopping = False
         self.task: asyncio.Task[None] | None = None
@@ -221,8 +132,13 @@ class Session:
         )
 
     def stop_reading(self) -> None:
-        """Take no further requests; those that wait are still answered."""
+        """Take no further requests; those that wait are still answered.
+
+        Watches are answered at once, whether or not there is anything new.
+        """
         self._is_stopping = True
+        if self._peer is not None:
+            self._peer.end_waits()
         self.connection.pause()
 
     def _on_frames(self, connection: FramedConnection, frames: list[bytes]) -> None:
@@ -248,6 +164,9 @@ class Session:
         if isinstance(error, DecodeError):
             self._stats.garbage += 1
             logger.debug("%s closed: %s", connection.peer[0], error)
+        if self._peer is not None:
+            self._peer.is_gone = True
+            self._peer.end_waits()
         # A request that was begun is finished all the same: its sender may
         # repeat it elsewhere, and half of it helps nobody.
         self._waiting.clear()
@@ -261,17 +180,15 @@ class Session:
         """Answer all requests that wait; the owner awaits the task."""
         try:
             while self._waiting:
-                await self._answer_batch()
+                await self._answer_group()
         except DecodeError as error:
             self.connection.abort(error)
         finally:
             self.task = None
 
-    async def _answer_batch(self) -> None:
-        bodies = [
-            self._waiting.popleft() for _ in range(min(len(self._waiting), BATCH))
-        ]
-        self._waiting_bytes -= sum(map(len, bodies))
+    async def _answer_group(self) -> None:
+        bodies = self._next_group()
+        self._charge = len(bodies)
         replies: list[bytes] = []
         try:
             if self._decoder.is_binary:
@@ -282,7 +199,16 @@ class Session:
             self.connection.send(b"".join(replies))
         self._resume_if_room()
         await self.connection.drain()
-        await self._slow_down(len(bodies))
+        await self._slow_down(self._charge)
+
+    def _next_group(self) -> list[bytes]:
+        bodies: list[bytes] = []
+        size = 0
+        while self._waiting and len(bodies) < GROUP and size < GROUP_BYTES:
+            bodies.append(self._waiting.popleft())
+            size += len(bodies[-1])
+        self._waiting_bytes -= size
+        return bodies
 
     async def _answer_requests(self, bodies: list[bytes], replies: list[bytes]) -> None:
         requests: list[dict[str, Any]] = []
@@ -295,13 +221,13 @@ class Session:
             except DecodeError as error:
                 broken = str(error)
                 break
+        sized = list(zip(requests, map(len, bodies), strict=False))
         if len(requests) == 1 or all(text(r, "type") in QUICK for r in requests):
-            replies += [await self._answer_json(request) for request in requests]
+            await self._answer_in_turn(sized, replies)
         else:
             # Whoever sends a request before the reply to another one does not
             # mind which is first. So their writes share a commit.
-            answers = (self._answer_json(request) for request in requests)
-            replies += await asyncio.gather(*answers)
+            replies += await asyncio.gather(*(self._answer_json(*e) for e in sized))
         if broken is not None:
             raise DecodeError(broken)
 
@@ -312,6 +238,17 @@ class Session:
         if self._paused and few and self._waiting_bytes < MAX_WAITING_BYTES // 2:
             self._paused = False
             self.connection.resume()
+
+    async def _answer_in_turn(
+        self, sized: list[tuple[dict[str, Any], int]], replies: list[bytes]
+    ) -> None:
+        begin = time.perf_counter()
+        for request, size in sized:
+            # A full page of a search takes milliseconds, and a group has many requests.
+            if time.perf_counter() - begin > TURN_S:
+                await asyncio.sleep(0)
+                begin = time.perf_counter()
+            replies.append(await self._answer_json(request, size))
 
     async def _slow_down(self, count: int) -> None:
         wait = 0.0
@@ -359,13 +296,28 @@ class Session:
         if text(request, "type") == "subscribe_replication":
             reason = "replication not supported over binary protocol"
             return encode_binary_frame(BinaryType.ERROR, encode_error(reason))
-        reply = encode_reply(await self._ask(request))
+        reply = encode_reply(await self._ask(request, len(payload)))
         return encode_binary_frame(BinaryType.JSON, reply)
 
-    async def _answer_json(self, request: dict[str, Any]) -> bytes:
-        return encode_json_frame(encode_reply(await self._ask(request)))
+    async def _answer_json(self, request: dict[str, Any], size: int) -> bytes:
+        return encode_json_frame(encode_reply(await self._ask(request, size)))
 
-    async def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def _ask(self, request: dict[str, Any], size: int) -> dict[str, Any]:
+        if text(request, "type") not in MANY:
+            return await self._ask_handler(request)
+        many = weight(request)
+        self._charge += many - 1
+        if problem := size_problem(request, size):
+            return error_reply(problem)
+        if not self._batches.take(size):
+            return error_reply(TOO_MANY_BATCHES, retry_after=BATCH_RETRY_S)
+        self._stats.batched += many
+        try:
+            return await self._ask_handler(request)
+        finally:
+            self._batches.give(size)
+
+    async def _ask_handler(self, request: dict[str, Any]) -> dict[str, Any]:
         begin = time.perf_counter()
         kind = text(request, "type")
         assert self._peer is not None

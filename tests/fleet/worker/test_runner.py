@@ -287,7 +287,7 @@ async def test_worker_that_waits_for_its_daemon_can_be_stopped(
 
 
 async def test_agent_that_is_not_hosted_is_an_error(pair: Pair, desk: Desk) -> None:
-    with pytest.raises(NotFound, match="no agent nobody"):
+    with pytest.raises(NotFound, match="no agent 'nobody'"):
         async with serving(pair.bob, desk, "bob", "nobody"):
             pass
 

@@ -61,7 +61,8 @@ class Deliberate:
 DELIBERATE: Final = (
     Deliberate(
         "(sdk )?info",
-        r"(stdout\.data|result)\.(broker|implementation|public|tags|agent|agents)",
+        r"(stdout\.data|result)"
+        r"\.(broker|implementation|public|tags|agent|agents|host_tasks)",
         "not in the official answer",
         "daemon",
         "additional Info keys of ours; readers ignore what they do not know",

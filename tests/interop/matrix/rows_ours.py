@@ -55,8 +55,9 @@ def _find_agents(pair: Pair) -> None:
         hostnames = [agent["hostname"] for agent in found["agents"]]
         pair.expect("found", hostnames, ["far"])
     else:
-        refused = ours.do("find-agents", "--tag", "text")
-        pair.expect("code", refused.code, "not_implemented")
+        for flags in ((), ("--watch",)):
+            refused = ours.do("find-agents", "--tag", "text", *flags)
+            pair.expect("code", refused.code, "not_implemented")
 
 
 @row(

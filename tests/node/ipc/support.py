@@ -18,6 +18,7 @@ from pilotfleet.errors import (
     PilotError,
     RegistryError,
 )
+from pilotfleet.node.host import Host
 from pilotfleet.node.ipc import IpcServer
 from pilotfleet.protocol.address import Address, SocketAddress
 from pilotfleet.protocol.identity import Identity
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
     from pathlib import Path
 
-    from pilotfleet.node.host import Host
+    from pilotfleet.node.config import AgentSpec
 
 BUFFER = 64 * 1024
 """Bytes that a stream takes without its other side reading."""
@@ -210,6 +211,8 @@ SILENT_NODE = 66
 @dataclass
 class TinyConfig:
     admin_token: str = ""
+    agents: tuple[AgentSpec, ...] = ()
+    """Agents that are configured; those of the host are opened."""
     brokers: tuple[str, ...] = ()
     roll_up: tuple[str, ...] = ()
 
@@ -274,6 +277,7 @@ class TinyHost:
     extensions: dict[str, Any] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
     agents: dict[str, TinyAgent] = field(default_factory=dict)
+    is_started: bool = True
     time: float = 1795355870.0
     routing: TinyRouting = field(default_factory=TinyRouting)
 
@@ -288,6 +292,9 @@ class TinyHost:
     @property
     def default_agent(self) -> TinyAgent:
         return self.agents["one"]
+
+    def find_agent(self, name: str) -> Any:
+        return Host.find_agent(cast("Host", self), name)
 
     def wall(self) -> float:
         return self.time

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import pytest
+
 from pilotfleet.protocol.packet import Flag, Packet
 from pilotfleet.protocol.stream.config import StreamConfig
 from pilotfleet.protocol.stream.events import IDLE, PEER_SILENT, StreamClosed
+from pilotfleet.protocol.stream.idle import GRID_S
 from pilotfleet.protocol.stream.state import State
 from tests.protocol.stream.support import (
     Node,
@@ -25,7 +28,8 @@ def test_an_idle_connection_sends_an_empty_ack_every_40_s() -> None:
     network, a, b = make_pair()
     ours, theirs = open_stream(network, a, b)
     sent = sent_until(a, 170)
-    assert [at for at, _ in sent] == [40.0, 80.0, 120.0, 160.0]
+    on_time = pytest.approx([40.0, 80.0, 120.0, 160.0], abs=GRID_S)
+    assert [at for at, _ in sent] == on_time
     assert {(p.flags, p.payload, p.window) for _, p in sent} == {(Flag.ACK, b"", 512)}
     network.run(limit_s=3600)
     assert (ours.state, theirs.state) == (State.ESTABLISHED, State.ESTABLISHED)
@@ -35,7 +39,16 @@ def test_keepalives_of_connections_opened_together_are_spread() -> None:
     network, a, b = make_pair()
     a.endpoint._rng.chance = 1.0  # type: ignore[attr-defined]
     open_stream(network, a, b)
-    assert [at for at, _ in sent_until(a, 40)] == [35.0]
+    assert [at for at, _ in sent_until(a, 40)] == pytest.approx([35.0], abs=GRID_S)
+
+
+def test_idle_connections_are_looked_at_together() -> None:
+    network, a, b = make_pair()
+    for _ in range(20):
+        open_stream(network, a, b)
+        network.run(limit_s=0.01)
+    assert len(sent_until(a, 170)) >= 60
+    assert all((at / GRID_S).is_integer() for at, _ in a.sent)
 
 
 def test_a_reference_peer_that_closes_after_120_s_of_silence_stays_open() -> None:

@@ -399,9 +399,8 @@ async def test_a_signature_that_was_forgotten_is_made_again(
     assert worker.tasks.receipts.rejected == {}
 
 
-async def test_a_submitter_that_signs_wrongly_leaves_the_worker_no_receipt(
-    net: TaskWorld,
-) -> None:
+async def signed_by_hand(net: TaskWorld, signature: str) -> tuple[Node, Program, Agent]:
+    """Have a worker do a task whose submitter acknowledges it with this signature."""
     worker, peer = await net.node("worker"), await net.bare("peer")
     program = await worker.program()
     await program.call("serve", agents=["worker"])
@@ -413,8 +412,28 @@ async def test_a_submitter_that_signs_wrongly_leaves_the_worker_no_receipt(
     while (answer := await answer_of(stream))[0] != 4:
         assert answer[0] == 3
     assert answer[1]["reward"] == 1
-    wrong = Identity(bytes(32)).sign_text("something")
-    await stream.write(frame(5, {"task_id": "a", "receipt": wrong}))
+    await stream.write(frame(5, {"task_id": "a", "receipt": signature}))
     await until(lambda: not list(worker.tasks.table), "the results are told")
+    return worker, program, peer
+
+
+async def test_a_submitter_that_signs_wrongly_is_found_out_by_the_registry(
+    net: TaskWorld,
+) -> None:
+    wrong = Identity(bytes(32)).sign_text("something")
+    worker, program, peer = await signed_by_hand(net, wrong)
+    assert (await ledger(program))["sums"]["pending"] == 1
+    claimed = await program.polo("claim")
+    assert claimed == {"presented": 1, "counted": 0, "known": 0, "refused": 1}
+    assert (await ledger(program))["receipts"][0]["state"] == "refused"
+    registry = worker.host.registry
+    assert await registry.get_polo_score(peer.node_id) == 0
+    assert await score(worker) == 0
+
+
+async def test_a_submitter_that_sends_no_signature_leaves_the_worker_no_receipt(
+    net: TaskWorld,
+) -> None:
+    worker, program, _ = await signed_by_hand(net, "x" * 4096)
     assert worker.tasks.receipts.rejected == {"signature": 1}
     assert (await ledger(program))["receipts"] == []

@@ -18,6 +18,7 @@ from pilotfleet.protocol.services.taskstate import FINAL, Role, Status
 from pilotfleet.services.polo import receiptrows
 from pilotfleet.services.polo.receiptrows import State
 from pilotfleet.services.tasks.record import Pending, TaskKey, TaskRecord
+from pilotfleet.services.tasks.store import _OPEN as OPEN
 from pilotfleet.services.tasks.store import Limits, TaskStore
 
 if TYPE_CHECKING:
@@ -128,6 +129,56 @@ async def test_writes_take_effect_in_their_order(store: TaskStore) -> None:
     found = await read
     assert found is not None
     assert found.error == "49"
+
+
+async def test_an_unhurried_write_goes_with_the_next_one_and_before_it(
+    store: TaskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pilotfleet.services.tasks.store.UNHURRIED_S", 1_000.0)
+    record = task("a")
+    await store.insert(record)
+    record.error = "unhurried"
+    unhurried = store.update(record, unhurried=True)
+    assert not unhurried.done()
+    found = await store.get(record.key)
+    assert unhurried.done()
+    assert found is not None
+    assert found.error == "unhurried"
+
+
+async def test_an_unhurried_write_is_done_though_none_follows(
+    store: TaskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pilotfleet.services.tasks.store.UNHURRIED_S", 0.01)
+    record = task("a")
+    await store.insert(record)
+    await store.update(record, unhurried=True)
+
+
+async def test_unhurried_writes_do_not_gather_without_bound(
+    store: TaskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "pilotfleet.services.tasks.store"
+    monkeypatch.setattr(f"{module}.UNHURRIED_S", 1_000.0)
+    monkeypatch.setattr(f"{module}._MAX_BATCH", 3)
+    record = task("a")
+    await store.insert(record)
+    writes = [store.update(record, unhurried=True) for _ in range(3)]
+    await asyncio.gather(*writes)
+
+
+async def test_an_unhurried_write_is_done_before_the_store_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pilotfleet.services.tasks.store.UNHURRIED_S", 1_000.0)
+    record = task("a", error="unhurried")
+    async with TaskStore(tmp_path / "tasks.db") as store:
+        await store.insert(task("a"))
+        store.update(record, unhurried=True)
+    async with TaskStore(tmp_path / "tasks.db") as store:
+        found = await store.get(record.key)
+    assert found is not None
+    assert found.error == "unhurried"
 
 
 async def test_a_write_that_cannot_be_done_harms_no_neighbour(
@@ -322,6 +373,18 @@ async def test_a_file_of_version_1_opens_and_keeps_its_tasks(
             assert (new.priority, new.deadline) == (5, 2000.0)
             assert await store.run(partial(receiptrows.to_deliver, limit=9)) == []
             await store.delete(task("new").key)
+            assert "open_by_age" in await store.run(plan_of_open)
+            assert not await store.run(has_old_index)
+
+
+def plan_of_open(database: sqlite3.Connection) -> str:
+    query = f"EXPLAIN QUERY PLAN SELECT * FROM tasks WHERE {OPEN} ORDER BY created"
+    return str(database.execute(query).fetchall())
+
+
+def has_old_index(database: sqlite3.Connection) -> bool:
+    query = "SELECT 1 FROM sqlite_schema WHERE name = 'open_tasks'"
+    return database.execute(query).fetchone() is not None
 
 
 # Receipts

@@ -106,6 +106,15 @@ def test_watchers_of_one_agent_are_bounded() -> None:
     assert watchers.add("hub", Connection(room=1))
 
 
+def test_an_end_without_delivery_is_told_from_others() -> None:
+    watchers, program = Watchers(), Connection(room=9)
+    watchers.add("hub", program)
+    watchers.tell(record("never", Status.EXPIRED), b"")
+    watchers.tell(record("late", Status.EXPIRED, delivered=5.0), b"")
+    watchers.tell(record("done"), b"")
+    assert [push.get("delivered") for push in program.pushes] == [False, None, None]
+
+
 def test_unreachable_workers_are_told_without_an_end() -> None:
     watchers, connection = Watchers(), Connection(room=9)
     watchers.add("hub", connection)

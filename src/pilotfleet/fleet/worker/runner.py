@@ -25,6 +25,7 @@ from pilotfleet.errors import (
     PilotError,
 )
 from pilotfleet.fleet.worker.fairqueue import FairPlaces
+from pilotfleet.fleet.worker.handin import HandIn
 from pilotfleet.fleet.worker.job import UNWANTED, Job, Outcome
 from pilotfleet.fleet.worker.reports import WorkerReports
 
@@ -93,6 +94,7 @@ class Worker:
         )
         self._book = self._reports.book
         self._pause_s = FIRST_PAUSE_S
+        self._desk: HandIn
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then let running tasks end.
@@ -117,6 +119,7 @@ class Worker:
     async def _serve_connection(self, stop: asyncio.Event) -> None:
         """Serve over one connection until it is lost or the worker stops."""
         async with await DaemonClient.connect(self._config.socket) as client:
+            self._desk = HandIn(client)
             await client.call(
                 "task.serve",
                 agents=list(self._config.agents),
@@ -134,6 +137,7 @@ class Worker:
                     offers.result()
             finally:
                 await _cancel_all([offers, reports, end, *self._running.values()])
+                await self._desk.close()
                 await self._reports.end(client)
 
     async def _take_offers(self, client: DaemonClient) -> None:
@@ -226,23 +230,25 @@ class Worker:
     async def _finish(
         self, client: DaemonClient, agent: str, task_id: str, outcome: Outcome
     ) -> None:
-        content = outcome.result.encode(errors="replace")
-        is_long = len(content) > INLINE_RESULT_BYTES
-        if is_long:
-            for start in range(0, len(content), PART_BYTES):
-                part = base64.b64encode(content[start : start + PART_BYTES]).decode()
-                await client.call("task.part", agent=agent, task_id=task_id, data=part)
-        await client.call(
-            "task.finish",
-            agent=agent,
-            task_id=task_id,
-            ok=outcome.ok,
-            result="" if is_long else outcome.result,
-            uploaded=is_long,
-            error=outcome.error,
-            retryable=outcome.retryable,
-            cpu_ms=outcome.wall_ms,
-        )
+        fields: dict[str, Any] = {
+            "agent": agent,
+            "task_id": task_id,
+            "ok": outcome.ok,
+            "result": outcome.result,
+            "error": outcome.error,
+            "retryable": outcome.retryable,
+            "cpu_ms": outcome.wall_ms,
+        }
+        # A character has at most four bytes.
+        is_short = len(outcome.result) <= INLINE_RESULT_BYTES // 4
+        content = b"" if is_short else outcome.result.encode(errors="replace")
+        if len(content) <= INLINE_RESULT_BYTES:
+            await self._desk.finish(fields)
+            return
+        for start in range(0, len(content), PART_BYTES):
+            part = base64.b64encode(content[start : start + PART_BYTES]).decode()
+            await client.call("task.part", agent=agent, task_id=task_id, data=part)
+        await client.call("task.finish", **fields | {"result": "", "uploaded": True})
 
     async def _release(self, client: DaemonClient, agent: str, task_id: str) -> None:
         # It goes back by itself when the connection closes, only later.

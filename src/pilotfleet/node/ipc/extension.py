@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from pilotfleet.errors import InvalidArgument, NotFound, NotSupported, PermissionDenied
+from pilotfleet.errors import InvalidArgument, NotSupported, PermissionDenied
+from pilotfleet.node.ipc.hosted import describe_agent, list_agents
+from pilotfleet.node.ipc.watch import unwatch, watch
+from pilotfleet.protocol.ipc.listing import OP_AGENTS
 
 if TYPE_CHECKING:
     from pilotfleet.node.agent import Agent
@@ -34,6 +37,7 @@ async def run_extension(
     Raises:
         NotSupported: No such operation.
         NotFound: No such agent.
+        Unavailable: That agent is still starting.
         PilotError: What the operation raises.
     """
     handler = _BUILT_IN.get(op) or session.server.host.extensions.get(op)
@@ -48,9 +52,7 @@ async def run_extension(
 def _find_agent(session: IpcSession, name: object) -> Agent:
     if not isinstance(name, str):
         raise InvalidArgument("agent must be a text")
-    agent = session.server.host.agents.get(name)
-    if agent is None:
-        raise NotFound(f"no agent {name!r} on this daemon", hint="see: pilotctl agents")
+    agent = session.server.host.find_agent(name)
     bound = session.server.agent
     if bound is not None and agent is not bound:
         raise PermissionDenied(f"this socket is for agent {bound.name!r} only")
@@ -67,16 +69,7 @@ async def _select_agent(
             # Connection ids and ports belong to the agent they were made for.
             raise InvalidArgument("close all streams and ports to select an agent")
         session.server.move(session, chosen)
-    return _describe(chosen)
-
-
-async def _agents(
-    session: IpcSession, agent: Agent, params: dict[str, Any]
-) -> dict[str, Any]:
-    """List the agents of this daemon."""
-    bound = session.server.agent
-    agents = session.server.host.agents.values() if bound is None else (bound,)
-    return {"agents": [_describe(each) for each in agents]}
+    return describe_agent(chosen)
 
 
 async def _search(
@@ -84,6 +77,8 @@ async def _search(
 ) -> dict[str, Any]:
     """Search the registry for agents by tag."""
     query = {key: params[key] for key in _SEARCH_FIELDS & params.keys()}
+    if params.get("fresh") is True:
+        query["fresh"] = True
     return await agent.search(**query)
 
 
@@ -112,25 +107,10 @@ async def _broker(
 
 _BUILT_IN: Final[dict[str, ExtensionHandler]] = {
     "select-agent": _select_agent,
-    "agents": _agents,
+    OP_AGENTS: list_agents,
     "search": _search,
+    "watch": watch,
+    "unwatch": unwatch,
     "list_trust": _list_trust,
     "broker": _broker,
 }
-
-
-def _describe(agent: Agent) -> dict[str, Any]:
-    return {
-        "name": agent.name,
-        "node_id": agent.node_id,
-        "address": str(agent.address),
-        "hostname": agent.hostname,
-        "tags": list(agent.tags),
-        "state": _state(agent),
-    }
-
-
-def _state(agent: Agent) -> str:
-    if agent.closed:
-        return "closed"
-    return "online" if agent.node_id else "starting"

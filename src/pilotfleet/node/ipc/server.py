@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pilotfleet.errors import InvalidArgument, NotSupported, PilotError, StorageError
 from pilotfleet.node.ipc.commands import HANDLERS, dial
 from pilotfleet.node.ipc.extension import run_extension
 from pilotfleet.node.ipc.inline import INLINE
-from pilotfleet.node.ipc.session import IpcSession
+from pilotfleet.node.ipc.session import Arrival, IpcSession
 from pilotfleet.node.ipc.texts import describe
 from pilotfleet.node.stream import Stream
 from pilotfleet.protocol.ipc import extension
@@ -27,7 +26,9 @@ from pilotfleet.transport.peeruser import is_own_user
 from pilotfleet.transport.privatesocket import listen_privately
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
+    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from pilotfleet.node.host import Host
     from pilotfleet.node.ipc.streams import IpcStream
 
-__all__ = ["IpcServer"]
+__all__ = ["IpcServer", "OtherProcesses"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,20 +46,43 @@ CLOSE_S: Final = 3.0
 """How long clients get to read what was sent before the daemon closes."""
 
 
+class OtherProcesses(Protocol):
+    """Where the agents of a daemon are that another process of it hosts."""
+
+    async def run(
+        self, session: IpcSession, request: extension.ExtensionRequest
+    ) -> dict[str, Any]:
+        """Run an operation, for whichever agent it is."""
+
+    def order(self, name: str) -> tuple[Any, ...]:
+        """Return where an agent comes in the list of all; no two are at one place."""
+
+
 class IpcServer:
-    """One Unix socket of a host. An async context manager.
+    """The local clients of a host. An async context manager.
 
     Args:
         host: Whose agents it serves.
-        path: Where the socket is; an existing file there is replaced.
+        path: Where its Unix socket is, an existing file there is replaced; None if
+            all connections are given to it by :meth:`adopt`.
         agent: The only agent it serves; None is every agent, the default one first.
+        others: Who hosts the other agents of this daemon.
     """
 
-    def __init__(self, host: Host, path: Path, *, agent: Agent | None = None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        path: Path | None,
+        *,
+        agent: Agent | None = None,
+        others: OtherProcesses | None = None,
+    ) -> None:
         self.host = host
-        self.path = Path(path)
+        self.path = path
         self.agent = agent
+        self.others = others
         self.sessions: set[IpcSession] = set()
+        self._legs = 0
         self.dropped_datagrams = 0
         self._streams: dict[Agent, dict[int, IpcStream]] = {}
         self._listening: dict[Agent, tuple[set[IpcSession], Callable[..., None]]] = {}
@@ -85,6 +109,8 @@ class IpcServer:
         Raises:
             StorageError: The socket cannot be made there.
         """
+        if self.path is None:
+            return
         try:
             listener = listen_privately(self.path, backlog=BACKLOG)
         except OSError as error:
@@ -99,7 +125,8 @@ class IpcServer:
         """Remove the socket, disconnect the clients, wait for what they started."""
         if self._server is not None:
             with suppress(OSError):
-                self.path.unlink()
+                if self.path is not None:
+                    self.path.unlink()
             self._server.close()
             self._server = None
         for session in list(self.sessions):
@@ -114,21 +141,35 @@ class IpcServer:
                 task.cancel()
             await asyncio.wait(self._tasks)
 
+    async def adopt(
+        self, connection: socket.socket, agent: Agent, arrival: Arrival
+    ) -> None:
+        """Serve a connection that somebody else has accepted."""
+        loop = asyncio.get_running_loop()
+        connection.setblocking(False)
+        await loop.connect_accepted_socket(
+            lambda: IpcSession(self, agent, arrival), connection
+        )
+
     # Called by sessions
 
     def admit(self, session: IpcSession, transport: asyncio.Transport) -> bool:
         """Tell whether a client that has just connected may stay."""
         peer = transport.get_extra_info("socket")
-        if len(self.sessions) >= MAX_CLIENTS or not is_own_user(peer):
+        same_kind = self._legs if session.is_leg else len(self.sessions) - self._legs
+        if same_kind >= MAX_CLIENTS or not is_own_user(peer):
             return False
         self.sessions.add(session)
+        self._legs += session.is_leg
         self._empty.clear()
         self._hear(session)
         return True
 
     def forget(self, session: IpcSession) -> None:
         """Release a client that is gone."""
-        self.sessions.discard(session)
+        if session in self.sessions:
+            self.sessions.remove(session)
+            self._legs -= session.is_leg
         self._unhear(session)
         if not self.sessions:
             self._empty.set()
@@ -256,7 +297,11 @@ async def _run_extension(
     session: IpcSession, request: extension.ExtensionRequest
 ) -> None:
     try:
-        result = await run_extension(session, request.op, request.params)
+        others = session.server.others
+        if others is None or session.is_leg:
+            result = await run_extension(session, request.op, request.params)
+        else:
+            result = await others.run(session, request)
         reply = extension.encode_result(request.id, result)
         if len(reply) > MAX_JSON:
             raise InvalidArgument(

@@ -14,14 +14,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import select
+import socket
 from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
-from pilotfleet.errors import DecodeError, PilotError
+from pilotfleet.errors import Busy, Closed, DecodeError, InvalidState, PilotError
 from pilotfleet.node.ipc.datagrams import DatagramQueue
 from pilotfleet.node.ipc.streams import FRESH_S, IpcStream
 from pilotfleet.node.ipc.texts import describe
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
     from pilotfleet.node.ipc.server import IpcServer
     from pilotfleet.node.stream import Stream
 
-__all__ = ["IpcSession"]
+__all__ = ["Arrival", "IpcSession"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,17 +55,37 @@ MAX_REPLIES: Final = 4 << 20
 """Bytes of output that the client did not read yet."""
 MAX_PUSHES: Final = 1024
 MAX_DATAGRAMS: Final = 256
+GATHER_BYTES: Final = 16 * 1024
+"""Frames of one turn of the loop leave together, up to this. Each write of its own
+would be a system call, and wake the client for one frame."""
 STALL_S: Final = 10.0
 HANG_UP_CHECK_S: Final = 1.0
+DETACH_S: Final = 10.0
+"""How long what is under way may take to end before a client moves."""
+DETACH_POLL_S: Final = 0.005
 
 _encode: Final = msgspec.json.Encoder().encode
 _ids: Final = itertools.count(1)
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """How a connection came that another process of the daemon had before."""
+
+    is_leg: bool = False
+    """Whether a process made it to call operations for a client of its own."""
+    greeting: bytes = b""
+    """Frames to write before anything else."""
+    pending: bytes = b""
+    """What the client has sent already."""
+
+
 class IpcSession(asyncio.Protocol):
     """One client of an :class:`IpcServer`."""
 
-    def __init__(self, server: IpcServer, agent: Agent) -> None:
+    def __init__(
+        self, server: IpcServer, agent: Agent, arrival: Arrival | None = None
+    ) -> None:
         self.id = next(_ids)
         """Unique in this process."""
         self.server = server
@@ -72,6 +95,8 @@ class IpcSession(asyncio.Protocol):
         self.streams: dict[int, IpcStream] = {}
         self.ports: set[int] = set()
         self.dials: set[asyncio.Task[None]] = set()
+        self.watches: dict[str, asyncio.Task[Any]] = {}
+        """What of the registry's directory this client follows, by its own names."""
         self.is_closed = False
         self.is_congested = False
         """Whether the client reads too slowly for more stream data."""
@@ -80,10 +105,20 @@ class IpcSession(asyncio.Protocol):
         self._frames: deque[tuple[int, bytes]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pushes: deque[bytes] = deque()
+        self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
+        self._has_reply = False
+        """Whether the client must fetch something of it in time."""
         self._hungry: dict[IpcStream, None] = {}
+        self._writable = asyncio.Event()
+        self._writable.set()
         self._backlog = 0
         self._is_reading = True
         self._has_hung_up = False
+        self._is_leaving = False
+        self._arrival = arrival
+        self.is_leg = arrival is not None and arrival.is_leg
+        """Whether it belongs to a client of another process of this daemon."""
         self.datagrams = DatagramQueue(self)
         self._stall: asyncio.TimerHandle | None = None
         self._hang_up_check: asyncio.TimerHandle | None = None
@@ -100,6 +135,11 @@ class IpcSession(asyncio.Protocol):
             return False
         self._push(encode_frame(Command.EXTENSION_PUSH, _encode(message)))
         return True
+
+    async def wait_writable(self) -> None:
+        """Return when the client has read enough for more to be pushed."""
+        while self.is_congested:
+            await self._writable.wait()
 
     def on_close(self, callback: Callable[[], object]) -> None:
         """Call ``callback`` when the client is gone; at once if it is already."""
@@ -118,6 +158,12 @@ class IpcSession(asyncio.Protocol):
         if not self.server.admit(self, self._transport):
             self.is_closed = True
             self._transport.abort()
+            return
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None:
+            self._write(arrival.greeting)
+            # Nothing is read yet, so these bytes come first.
+            self.data_received(arrival.pending)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Release everything the client held (called by the event loop)."""
@@ -154,6 +200,7 @@ class IpcSession(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Stop forwarding (called by the event loop)."""
         self.is_congested = True
+        self._writable.clear()
 
     def resume_writing(self) -> None:
         """Go on forwarding (called by the event loop)."""
@@ -163,6 +210,8 @@ class IpcSession(asyncio.Protocol):
             self._stall = None
         while self._pushes and not self.is_congested:
             self._write(self._pushes.popleft())
+        if not self.is_congested:
+            self._writable.set()
         # A copy: one that finds no room enters itself again.
         hungry, self._hungry = self._hungry, {}
         for entry in hungry:
@@ -171,6 +220,7 @@ class IpcSession(asyncio.Protocol):
 
     def close(self) -> None:
         """Disconnect the client after what was written to it."""
+        self._flush()
         if self._transport is not None:
             self._transport.close()
 
@@ -178,6 +228,42 @@ class IpcSession(asyncio.Protocol):
         """Disconnect the client at once."""
         if self._transport is not None:
             self._transport.abort()
+
+    async def detach(self, *, limit: int) -> tuple[socket.socket, bytes]:
+        """Give the connection away, with at most ``limit`` bytes read and not run.
+
+        Called by a task of this session. The client notices nothing; for everybody
+        here it is gone.
+
+        Raises:
+            InvalidState: A service here keeps something for this connection.
+            Busy: Other requests do not end, the client does not read its replies, or
+                it has sent too much ahead.
+            Closed: The client is gone.
+        """
+        if self._is_leaving:
+            # Each would wait for the other to end.
+            raise Busy("select-agent: another one is under way on this connection")
+        if self._close_callbacks or self.watches:
+            raise InvalidState(
+                "this connection serves or watches agents, or called for others",
+                hint="select the agent on another connection",
+            )
+        self._is_leaving = True
+        self._set_reading(False)
+        try:
+            async with asyncio.timeout(DETACH_S):
+                await self._settle()
+            pending = b"".join(encode_frame(*frame) for frame in self._frames)
+            pending += self._decoder.rest()
+            if len(pending) > limit or self._close_callbacks or self.watches:
+                raise Busy("select-agent: wait for the answers to other requests first")
+            return self._take_connection(), pending
+        except TimeoutError:
+            raise Busy("select-agent: other requests have not ended") from None
+        finally:
+            self._is_leaving = False
+            self._work()
 
     # Output
 
@@ -187,9 +273,10 @@ class IpcSession(asyncio.Protocol):
 
     def reply(self, command: int, *parts: bytes) -> None:
         """Write a reply or an Accept, which the client must fetch in time."""
+        self._has_reply = True
         self.send(command, *parts)
-        if self.is_congested and self._stall is None and not self.is_closed:
-            self._stall = self.loop.call_later(STALL_S, self._on_stalled)
+        if self.is_congested:
+            self._watch_stall()
 
     def reply_error(self, message: str) -> None:
         """Answer a request with an error text."""
@@ -261,7 +348,30 @@ class IpcSession(asyncio.Protocol):
         frames = self._frames
         while frames and not self._must_wait():
             self._run(*frames.popleft())
-        self._set_reading(not frames)
+        self._set_reading(not frames and not self._is_leaving)
+
+    async def _settle(self) -> None:
+        """Wait until nothing is under way but the task that calls this."""
+        own = asyncio.current_task()
+        while True:
+            if others := [task for task in self._tasks if task is not own]:
+                await asyncio.wait(others)
+            elif self._unread() or self._pushes:
+                await asyncio.sleep(DETACH_POLL_S)
+            else:
+                return
+
+    def _take_connection(self) -> socket.socket:
+        """Return the connection, and end this session as if it had been closed."""
+        assert self._transport is not None
+        if self.is_closed or self._transport.is_closing():
+            # Its number may be that of another client by now.
+            raise Closed("the client is gone")
+        number = self._transport.get_extra_info("socket").fileno()
+        connection = socket.socket(fileno=os.dup(number))
+        self.is_closed = True
+        self._transport.abort()
+        return connection
 
     def _run(self, command: int, payload: bytes) -> None:
         try:
@@ -276,6 +386,8 @@ class IpcSession(asyncio.Protocol):
         if self.is_closed:
             self._frames.clear()
             return True
+        if self._is_leaving:
+            return True
         if self._has_hung_up:
             return False
         return (
@@ -285,7 +397,9 @@ class IpcSession(asyncio.Protocol):
         )
 
     def _unread(self) -> int:
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+        if self._transport is None:
+            return 0
+        return self._transport.get_write_buffer_size() + self._unsent_bytes
 
     def _set_reading(self, wanted: bool) -> None:
         if self._transport is None or self.is_closed or wanted == self._is_reading:
@@ -321,8 +435,26 @@ class IpcSession(asyncio.Protocol):
             self._write(frame)
 
     def _write(self, frame: bytes) -> None:
-        if self._transport is not None and not self.is_closed:
-            self._transport.write(frame)
+        if not self._unsent:
+            self.loop.call_soon(self._flush)
+        self._unsent.append(frame)
+        self._unsent_bytes += len(frame)
+        if self._unsent_bytes >= GATHER_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        has_reply, self._has_reply = self._has_reply, False
+        self._unsent_bytes = 0
+        if not unsent or self._transport is None or self.is_closed:
+            return
+        self._transport.write(unsent[0] if len(unsent) == 1 else b"".join(unsent))
+        if has_reply and self.is_congested:
+            self._watch_stall()
+
+    def _watch_stall(self) -> None:
+        if self._stall is None and not self.is_closed:
+            self._stall = self.loop.call_later(STALL_S, self._on_stalled)
 
     def _on_stalled(self) -> None:
         logger.warning("%r: a reply was not read for %g s", self, STALL_S)

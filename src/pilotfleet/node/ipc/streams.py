@@ -64,6 +64,8 @@ class IpcStream:
             if not data:
                 break
             session.send(Command.RECV, self._head, data)
+            if len(data) < READ_BYTES:
+                break
         if self._is_ended or self._is_released:
             return
         if session.is_congested:

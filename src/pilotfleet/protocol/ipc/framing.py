@@ -49,6 +49,10 @@ class FrameDecoder:
         del self._buffer[:used]
         return frames
 
+    def rest(self) -> bytes:
+        """Return the beginning of a frame that has not come in full."""
+        return bytes(self._buffer)
+
 
 def encode_frame(command: int, *parts: bytes | memoryview) -> bytes:
     """Return one frame with the joined ``parts`` as its payload.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from pilotfleet.errors import DecodeError
@@ -89,6 +90,8 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+# The agents of a fleet register from a few hosts, and this took a twentieth of it.
+@lru_cache(maxsize=1_024)
 def is_private(host: str) -> bool:
     """Tell whether only its own machine or network could reach a host."""
     try:

@@ -31,6 +31,7 @@ __all__ = [
     "SignedReceipt",
     "decode_receipt",
     "decode_receipt_json",
+    "is_signature_text",
 ]
 
 RECEIPTS_EXTENSION: Final = "receipts"
@@ -110,14 +111,8 @@ class Receipt(msgspec.Struct, frozen=True):
 
     def is_signed_by(self, public_key: bytes, signature: str) -> bool:
         """Tell whether base64 ``signature`` is this key's; False if malformed."""
-        try:
-            raw = binascii.a2b_base64(signature, strict_mode=True)
-        # Text beyond ASCII is a ValueError, of which binascii.Error is one.
-        except ValueError:
-            return False
-        return len(raw) == SIGNATURE_SIZE and verify(
-            public_key, raw, self.text.encode()
-        )
+        raw = _raw(signature)
+        return raw is not None and verify(public_key, raw, self.text.encode())
 
     def with_signatures(self, *, submitter: str, worker: str) -> SignedReceipt:
         """Return the receipt with both signatures."""
@@ -139,6 +134,20 @@ class SignedReceipt(Receipt, frozen=True):
         return self.is_signed_by(
             submitter_key, self.submitter_signature
         ) and self.is_signed_by(worker_key, self.worker_signature)
+
+
+def is_signature_text(signature: str) -> bool:
+    """Tell whether this is base64 of as many bytes as a signature has."""
+    return _raw(signature) is not None
+
+
+def _raw(signature: str) -> bytes | None:
+    try:
+        raw = binascii.a2b_base64(signature, strict_mode=True)
+    # Text beyond ASCII is a ValueError, of which binascii.Error is one.
+    except ValueError:
+        return None
+    return raw if len(raw) == SIGNATURE_SIZE else None
 
 
 _JSON: Final = msgspec.json.Decoder(SignedReceipt)

@@ -104,6 +104,8 @@ class Submit(msgspec.Struct, frozen=True, omit_defaults=True):
     """Session only."""
     deadline_ms: int = 0
     """Session only: how long it may still take; 0 for as long as it likes."""
+    patient: bool = False
+    """Session only: nobody waits for the answer, which may come with the result."""
 
 
 class SubmitResponse(msgspec.Struct, frozen=True):
@@ -200,6 +202,7 @@ class _SubmitOrResponse(msgspec.Struct):
     to_addr: str = ""
     priority: int = 0
     deadline_ms: int = 0
+    patient: bool = False
     status: int | None = None
     message: str = ""
 
@@ -349,4 +352,5 @@ def _split(both: _SubmitOrResponse) -> Submit | SubmitResponse:
         both.to_addr,
         both.priority,
         both.deadline_ms,
+        both.patient,
     )

@@ -81,6 +81,7 @@ class StreamConnection:
         "bytes_received",
         "deadline",
         "id",
+        "is_active",
         "is_announced",
         "is_dirty",
         "key",
@@ -114,6 +115,8 @@ class StreamConnection:
             remote.port,
         )
         self.state = State.CLOSED
+        self.is_active = False
+        """Whether packets of this connection still mean anything."""
         self.reason: str | None = None
         """Why the connection was broken off, if it was."""
         self.owner: object | None = None
@@ -173,11 +176,6 @@ class StreamConnection:
         return self.outlet.remote
 
     @property
-    def is_active(self) -> bool:
-        """Whether packets of this connection still mean anything."""
-        return self.state is not State.TIME_WAIT and self.state is not State.CLOSED
-
-    @property
     def readable_bytes(self) -> int:
         """Bytes in order that nobody has read."""
         return self.receiver.queued_bytes
@@ -185,7 +183,12 @@ class StreamConnection:
     @property
     def at_eof(self) -> bool:
         """Whether everything was read that will ever come."""
-        return not self.is_active and not self.receiver.queued_bytes
+        return not (self.is_active or self.receiver.queued_bytes)
+
+    @property
+    def has_to_acknowledge(self) -> bool:
+        """Whether something is to be sent though there may be no data."""
+        return self.receiver.ack_now
 
     @property
     def writable(self) -> bool:
@@ -667,4 +670,6 @@ class StreamConnection:
         if state is None:
             return False
         self.state = state
+        # Kept, because every packet and every read asks for it.
+        self.is_active = state is not State.TIME_WAIT and state is not State.CLOSED
         return True

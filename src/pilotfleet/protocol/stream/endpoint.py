@@ -227,8 +227,13 @@ class StreamEndpoint:
 
     # Output.
 
+    @property
+    def has_events(self) -> bool:
+        """Whether events wait; flushing may bring more."""
+        return self._table is not None and self._table.has_events
+
     def next_event(self) -> StreamEvent | None:
-        """Return the next event, or None."""
+        """Return the next event, flushing first if that may bring one; or None."""
         return self._table.next_event() if self._table is not None else None
 
     def packets_to_send(self) -> list[tuple[int, bytes]]:
@@ -252,8 +257,10 @@ class StreamEndpoint:
         deadline = self._table.next_timer()
         if self._gate is not None:
             deadline = min(deadline, self._gate.deadline)
-        self._free_when_idle(self._table.now)
-        return None if deadline == NEVER else deadline
+        if deadline == NEVER:
+            self._free_when_idle(self._table.now)
+            return None
+        return deadline
 
     # The gate.
 

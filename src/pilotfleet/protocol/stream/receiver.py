@@ -260,6 +260,10 @@ class Receiver:
         return b"".join(parts)
 
     def _announce_room(self, now: float) -> None:
+        half = self.limit_units // 2
+        # Mostly there is less than that to tell.
+        if self.limit_units - self.advertised < half:
+            return
         window = self.window()
         if self.advertised == 0 and window > 0:
             # This update may be lost, so empty ACKs are answered for a while.
@@ -268,5 +272,5 @@ class Receiver:
             self.ack_now = True
         # Not every read: updates of a few bytes make the sender cut small segments
         # (silly window), and cost a packet each.
-        elif window - self.advertised >= self.limit_units // 2:
+        elif window - self.advertised >= half:
             self.ack_now = True

@@ -62,7 +62,8 @@ def decode_sack(payload: bytes) -> list[Block]:
 def is_sack(payload: bytes) -> bool:
     """Return whether a received payload is SACK and nothing else."""
     return (
-        looks_like_sack(payload)
+        payload.startswith(MAGIC)
+        and looks_like_sack(payload)
         and len(payload) == _BLOCKS_OFFSET + payload[_COUNT_OFFSET] * _BLOCK.size
     )
 

@@ -29,6 +29,9 @@ class State(Enum):
     FIN_WAIT = "FIN_WAIT"
     TIME_WAIT = "TIME_WAIT"
 
+    # By identity: an Enum's own runs in Python, and every packet is looked up by it.
+    __hash__ = object.__hash__
+
 
 class Input(Enum):
     """What moves a connection on."""

@@ -139,10 +139,16 @@ class ConnectionTable:
         if isinstance(event, StreamAccepted):
             self._count(self._accepting, event.connection.local_port, 1)
 
+    @property
+    def has_events(self) -> bool:
+        """Whether events wait."""
+        return bool(self._events)
+
     def next_event(self) -> StreamEvent | None:
         """Return the next event, flushing first if that may bring one."""
         if not self._events:
-            self.flush()
+            if self._dirty:
+                self.flush()
             if not self._events:
                 return None
         event = self._events.popleft()
@@ -164,9 +170,11 @@ class ConnectionTable:
 
     def take_packets(self) -> list[tuple[int, bytes]]:
         """Return everything to be sent."""
-        self.flush()
+        if self._dirty:
+            self.flush()
         outbox = self.outbox
-        self.outbox = []
+        if outbox:
+            self.outbox = []
         return outbox
 
     # Timers.
@@ -190,7 +198,8 @@ class ConnectionTable:
 
     def next_timer(self) -> float:
         """Return a lower bound of the next deadline."""
-        self.flush()
+        if self._dirty:
+            self.flush()
         heap = self._heap
         while heap and heap[0][0] != heap[0][2].scheduled:
             heappop(heap)

@@ -68,6 +68,10 @@ __all__ = ["TunnelEndpoint"]
 # From the specification.
 _PUNCHES: Final = 3
 
+# Plain numbers, for they are compared with every packet.
+_CONTROL: Final = int(Protocol.CONTROL)
+_DATAGRAM: Final = int(Protocol.DATAGRAM)
+
 
 class TunnelEndpoint(Upkeep):
     """The tunnels of one node. Performs no I/O."""
@@ -243,9 +247,9 @@ class TunnelEndpoint(Upkeep):
         stats = self.stats
         stats.packets_received += 1
         stats.bytes_received += len(data)
-        if packet.protocol == Protocol.CONTROL:
+        if packet.protocol == _CONTROL:
             self._receive_control(peer, packet, source, now)
-        elif packet.protocol <= Protocol.DATAGRAM:
+        elif packet.protocol <= _DATAGRAM:
             self._deliver(peer, packet, relayed=source is None, now=now)
 
     def _deliver(

@@ -107,6 +107,11 @@ class Links:
         """Sign key exchanges with another identity; sessions go on as they are."""
         self._ring.sign_as(identity)
 
+    @property
+    def has_events(self) -> bool:
+        """Whether `next_event` has something."""
+        return self._events is not None
+
     def next_event(self) -> Event | None:
         """Take the oldest event."""
         if self._events is None:

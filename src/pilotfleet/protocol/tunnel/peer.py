@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 from pilotfleet.protocol.tunnel.config import (
@@ -10,6 +11,7 @@ from pilotfleet.protocol.tunnel.config import (
     EXCHANGE_SENDS,
     FORGET_AFTER,
     IN_USE,
+    KEEPALIVE_GRID,
     KEEPALIVE_INTERVAL,
     PATH_PROBES,
     PATH_SILENCE,
@@ -144,7 +146,8 @@ class Peer:
         deadline = min(deadline, self.path.blackhole_at)
         if self.is_in_use(now):
             path = self.path
-            keepalive_at = path.last_send + KEEPALIVE_INTERVAL
+            due = path.last_send + KEEPALIVE_INTERVAL
+            keepalive_at = math.ceil(due / KEEPALIVE_GRID) * KEEPALIVE_GRID
             deadline = min(deadline, keepalive_at, self.path_probe_at)
             if path.relayed and not path.pinned:
                 deadline = min(deadline, path.next_upgrade)

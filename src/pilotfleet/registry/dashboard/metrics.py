@@ -34,6 +34,7 @@ class RendezvousCollector(Collector):
         yield from self._directory()
         yield from self._requests()
         yield from self._connections()
+        yield from self._watches()
         yield from self._beacon()
 
     def _directory(self) -> Iterable[Metric]:
@@ -64,6 +65,11 @@ class RendezvousCollector(Collector):
             errors.add_metric([kind], stats.errors)
             durations.add_metric([kind], _cumulated(stats.buckets), stats.total_s)
         yield from (requests, errors, durations)
+        yield _counter(
+            "pilot_batched_requests_total",
+            "Requests and heartbeats in messages of many",
+            self._view.stats.batched,
+        )
         for name, kind in _NAMED_COUNTERS.items():
             named = self._view.stats.requests.get(kind)
             done = named.count - named.errors if named is not None else 0
@@ -89,6 +95,23 @@ class RendezvousCollector(Collector):
         denied.add_metric(["request"], stats.rate_limited)
         denied.add_metric(["beacon"], self._view.beacon.limited)
         yield denied
+
+    def _watches(self) -> Iterable[Metric]:
+        stats = self._view.watches
+        yield _gauge("pilot_watches", "Watches that are remembered", stats.kept)
+        yield _gauge(
+            "pilot_watches_waiting", "Watches that wait for news", stats.waiting
+        )
+        yield _gauge(
+            "pilot_watch_bytes", "Memory of what watches were told", stats.size_bytes
+        )
+        answers = CounterMetricFamily(
+            "pilot_watch_answers_total", "Answers with something new", labels=["kind"]
+        )
+        answers.add_metric(["delta"], stats.deltas)
+        answers.add_metric(["reset"], stats.resets)
+        answers.add_metric(["refused"], stats.refused)
+        yield answers
 
     def _beacon(self) -> Iterable[Metric]:
         counters = self._view.beacon

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pilotfleet.registry.directory.visibility import visible_bits
+from pilotfleet.registry.metrics import WatchStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,7 @@ class RendezvousView:
     clock: Clock
     started: float
     """Monotonic time of the start."""
+    watches: WatchStats = field(default_factory=WatchStats)
 
     @property
     def uptime_s(self) -> float:

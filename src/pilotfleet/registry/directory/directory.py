@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from pilotfleet.errors import StorageError
+from pilotfleet.registry.directory.changes import ChangeLog
 from pilotfleet.registry.directory.hostnames import HostClaim, HostnameIndex
 from pilotfleet.registry.directory.idset import IdSet
 from pilotfleet.registry.directory.ledger import Ledger
@@ -39,12 +40,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from pilotfleet.registry.directory.networks import Network
+    from pilotfleet.registry.directory.records import NodeRecord
     from pilotfleet.registry.store.base import Entry
 
 __all__ = ["ONLINE_WINDOW_S", "Directory"]
 
 ONLINE_WINDOW_S: Final = 180.0
 """A node counts as online for so long after it was heard (section 6.5)."""
+
+EXPIRED_AT_ONCE: Final = 500
+"""Nodes of which a request looks whether they are still online: less than 1 ms."""
 
 _NO_MEMBERS: Final = IdSet()
 
@@ -60,6 +65,8 @@ class Directory:
         self.mail: dict[int, Mailbox] = {}
         self.ledger = Ledger()
         self.online = OnlineTracker(online_window_s)
+        self.changes = ChangeLog()
+        """What has changed of that which a search shows."""
         self._dirty_blocks: set[int] = set()
         self._loading = False
         self._shared_networks: dict[tuple[int, ...], tuple[int, ...]] = {}
@@ -134,12 +141,20 @@ class Directory:
         found = self.nodes.get_live(node)
         if found is not None and wall > found.last_seen:
             found.last_seen = wall
-            self.online.seen(node, wall)
+            self._note_seen(node, wall)
             self._dirty_blocks.add(seen_block(node))
 
-    def expire_online(self, wall: float) -> None:
-        """Take nodes offline that were not heard lately."""
-        self.online.expire(wall, self._last_seen)
+    def expire_online(self, wall: float, *, limit: int = EXPIRED_AT_ONCE) -> bool:
+        """Take nodes offline that were not heard lately.
+
+        Looks at ``limit`` nodes at most, so that nobody waits for a herd that fell
+        silent; returns whether there are more.
+        """
+        if not self.online.is_due(wall):
+            return False
+        for node in self.online.expire(wall, self._last_seen, limit=limit):
+            self.changes.note_row(node)
+        return self.online.is_due(wall)
 
     def seen_changes(self, limit: int) -> list[Change]:
         """Return the last-seen times that changed, in at most ``limit`` blocks."""
@@ -164,11 +179,13 @@ class Directory:
                 seen.append(entry)
             else:
                 self.apply(entry)
-        self._loading = False
-        self.hosts.put_in_order()
         for entry in seen:
             self.apply(entry)
-        self.expire_online(wall)
+        self._loading = False
+        nodes = self.nodes.by_id
+        self.hosts.show_all(n.hostname for n in nodes.values() if n.hostname)
+        live = ((n, node.last_seen) for n, node in nodes.items() if node.record.live)
+        self.online.fill(live, wall)
 
     def apply(self, entry: Entry) -> None:
         """Take over one stored entry. Entries of one key come in order.
@@ -186,6 +203,7 @@ class Directory:
         if entry.value is None:
             return
         node, old = self.nodes.apply_record(entry)
+        self._note_record(node.record, old)
         if not node.record.live:
             self._end_node(node)
         elif old is None or not old.live:
@@ -193,15 +211,26 @@ class Directory:
         if old is None:
             self._apply_early("node", node.record.id)
 
+    def _note_record(self, record: NodeRecord, old: NodeRecord | None) -> None:
+        # Nobody has looked at a directory that is being loaded.
+        if self._loading:
+            return
+        # An endpoint or a version is not shown, and changes often.
+        if old is None or (old.live, old.tags) != (record.live, record.tags):
+            self.changes.note_row(record.id)
+        elif old.public != record.public:
+            self.changes.note_view()
+
     def _begin_node(self, node: Node) -> None:
         number = node.record.id
         node.last_seen = float(node.record.created)
-        self.online.seen(number, node.last_seen)
+        self._note_seen(number, node.last_seen)
         for network in node.networks:
             self.network_members(network).add(number)
 
     def _end_node(self, node: Node) -> None:
-        self.online.forget(node.record.id)
+        if self.online.forget(node.record.id):
+            self.changes.note_row(node.record.id)
         node.last_seen = 0.0
         for network in node.networks:
             self.network_members(network).discard(node.record.id)
@@ -215,21 +244,32 @@ class Directory:
             self._take_hostname(old.node, name)
             self._early.get(("node", old.node), {}).pop(entry.key, None)
         if entry.value is None:
-            self.hosts.remove(name)
+            self.hosts.release(name)
             return
         claim = decode_record(entry, Claim)
-        stored = HostClaim(claim.id, entry.revision)
-        self.hosts.put(name, stored, bulk=self._loading)
+        self.hosts.claim(name, HostClaim(claim.id, entry.revision))
         node = self.nodes.by_id.get(claim.id)
         if node is None:
             self._keep_early("node", claim.id, entry)
         else:
-            node.hostname = name
+            self._show_hostname(node, name)
 
     def _take_hostname(self, node: int, name: str) -> None:
         found = self.nodes.by_id.get(node)
         if found is not None and found.hostname == name:
-            found.hostname = ""
+            self._show_hostname(found, "")
+
+    def _show_hostname(self, node: Node, name: str) -> None:
+        number, old = node.record.id, node.hostname
+        node.hostname = name
+        # A load puts them in order when it is done.
+        if self._loading:
+            return
+        self.changes.note_row(number)
+        if old:
+            self.hosts.hide(old, number)
+        if name:
+            self.hosts.show(name, number)
 
     def _apply_network(self, rest: str, entry: Entry) -> None:
         if entry.value is None:
@@ -258,6 +298,7 @@ class Directory:
             return
         if (network in found.networks) != member:
             self.trust.links.changed_in((network,))
+            self.changes.note_view()
         others = [known for known in found.networks if known != network]
         if member:
             others.append(network)
@@ -278,6 +319,7 @@ class Directory:
 
     def _apply_old_trust(self, rest: str, entry: Entry) -> None:
         one, other = _two_numbers(rest)
+        self.changes.note_view()
         if self.trust.set_old_pair(one, other, exists=entry.value is not None):
             self._note_link(one, other)
 
@@ -287,6 +329,7 @@ class Directory:
             grant = None if entry.value is None else Grant(entry.value)
         except ValueError:
             raise StorageError(f"entry {entry.key} cannot be read") from None
+        self.changes.note_view()
         if self.trust.set_grant(node, peer, grant):
             self._note_link(node, peer)
 
@@ -307,10 +350,20 @@ class Directory:
             self.mail[int(rest)] = Mailbox(record, entry.revision)
 
     def _apply_polo(self, rest: str, entry: Entry) -> None:
-        self.ledger.apply_standing(int(rest), entry)
+        node = int(rest)
+        before = self.polo_score(node)
+        self.ledger.apply_standing(node, entry)
+        if self.polo_score(node) != before:
+            self.changes.note_row(node)
 
-    def _apply_receipt(self, _: str, entry: Entry) -> None:
+    def _apply_receipt(self, rest: str, entry: Entry) -> None:
+        ends = tuple(map(int, rest.split(".")[:2]))
+        before = tuple(map(self.polo_score, ends))
         self.ledger.apply_receipt(entry)
+        # Receipts that were folded are forgotten without effect.
+        for node, score in zip(ends, before, strict=True):
+            if self.polo_score(node) != score:
+                self.changes.note_row(node)
 
     def _apply_closed(self, _: str, entry: Entry) -> None:
         self.ledger.apply_closed(entry)
@@ -322,7 +375,12 @@ class Directory:
             found = self.nodes.get_live(node)
             if found is not None and time > found.last_seen:
                 found.last_seen = float(time)
-                self.online.seen(node, time)
+                self._note_seen(node, time)
+
+    def _note_seen(self, node: int, wall: float) -> None:
+        # A load looks who is online when it knows when each was heard last.
+        if not self._loading and self.online.seen(node, wall):
+            self.changes.note_row(node)
 
     def _keep_early(self, kind: str, number: int, entry: Entry) -> None:
         self._early.setdefault((kind, number), {})[entry.key] = entry

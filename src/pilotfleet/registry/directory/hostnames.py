@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pilotfleet.registry.directory.idset import IdSet
+from pilotfleet.registry.directory.nameorder import NameOrder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["HostClaim", "HostnameIndex"]
 
 _PREFIXES: Final = 64
-"""Bitmaps kept for prefixes that were asked for. Building one visits each name
-once (about 15 ms for 100,000 names); after that, changes keep it up to date."""
+"""Bitmaps kept for prefixes that were asked for. Making one takes some milliseconds
+for a million names; after that, changes keep it up to date."""
 _SMALLEST_KEPT: Final = 256
 """Names from which a bitmap is worth keeping."""
 
@@ -27,17 +27,17 @@ class HostClaim(NamedTuple):
 
 
 class HostnameIndex:
-    """Claims by name, in order.
+    """Claims by name, and the names that nodes show, in order.
 
-    The index knows claims, not nodes: whether the claiming node lives is for
-    the caller to check, who drops the claim of a dead one.
+    A node may have an older claim that an interrupted renaming has left; it shows
+    one name. Whether the claiming node lives is for the caller to check.
     """
 
-    __slots__ = ("_claims", "_names", "_prefixes")
+    __slots__ = ("_claims", "_order", "_prefixes")
 
     def __init__(self) -> None:
         self._claims: dict[str, HostClaim] = {}
-        self._names: list[str] = []
+        self._order = NameOrder(self._node_of)
         self._prefixes: dict[str, IdSet] = {}
 
     def get(self, name: str) -> HostClaim | None:
@@ -45,56 +45,54 @@ class HostnameIndex:
         return self._claims.get(name)
 
     def names(self) -> list[str]:
-        """Return all names that are claimed, in order."""
-        return self._names.copy()
+        """Return all names that nodes show, in order."""
+        return self._order.names()
 
-    def put(self, name: str, claim: HostClaim, *, bulk: bool = False) -> None:
-        """Record a claim. In bulk, ``put_in_order`` has to follow."""
-        old = self._claims.get(name)
+    def claim(self, name: str, claim: HostClaim) -> None:
+        """Record a claim on a name that nobody else shows."""
         self._claims[name] = claim
-        if old is None and bulk:
-            self._names.append(name)
-        elif old is None:
-            insort(self._names, name)
-        for nodes in self._matching(name):
-            if old is not None:
-                nodes.discard(old.node)
-            nodes.add(claim.node)
 
-    def put_in_order(self) -> None:
-        """Make up for the order that was neglected in bulk."""
-        self._names.sort()
+    def release(self, name: str) -> None:
+        """Forget the claim on a name that nobody shows, if there is one."""
+        self._claims.pop(name, None)
 
-    def remove(self, name: str) -> None:
-        """Forget the claim on ``name``, if there is one."""
-        claim = self._claims.pop(name, None)
-        if claim is None:
-            return
-        names = self._names
-        del names[bisect_left(names, name)]
+    def show(self, name: str, node: int) -> None:
+        """Note that ``node`` shows a name that it has claimed."""
+        self._order.add(name, node)
         for nodes in self._matching(name):
-            nodes.discard(claim.node)
+            nodes.add(node)
+
+    def show_all(self, names: Iterable[str]) -> None:
+        """Note all names that are shown, each by the node that has claimed it."""
+        self._order.fill(names)
+        self._prefixes.clear()
+
+    def hide(self, name: str, node: int) -> None:
+        """Note that ``node`` shows the name no longer."""
+        self._order.discard(name, node)
+        for nodes in self._matching(name):
+            nodes.discard(node)
+
+    def few(self, prefix: str, most: int) -> list[int] | None:
+        """Return the nodes whose name begins with ``prefix``, unless they are more."""
+        return self._order.few(prefix, most)
 
     def prefix_bits(self, prefix: str) -> int:
         """Return the bitmap of the nodes whose name begins with ``prefix``."""
         nodes = self._prefixes.pop(prefix, None)
         if nodes is None:
-            nodes = self._collect(prefix)
-            if len(nodes) < _SMALLEST_KEPT:
-                return nodes.bits()
+            bits = self._order.prefix_bits(prefix)
+            if bits.bit_count() < _SMALLEST_KEPT:
+                return bits
+            nodes = IdSet.of_bits(bits)
             if len(self._prefixes) >= _PREFIXES:
                 del self._prefixes[next(iter(self._prefixes))]
         # Most recently used last, so that the first is the one to forget.
         self._prefixes[prefix] = nodes
         return nodes.bits()
 
-    def _collect(self, prefix: str) -> IdSet:
-        names, claims = self._names, self._claims
-        start = bisect_left(names, prefix)
-        # No character of a hostname sorts above this one.
-        end = bisect_left(names, prefix + "~", start)
-        # A node may hold a second name that an interrupted renaming has left.
-        return IdSet.of({claims[names[index]].node for index in range(start, end)})
+    def _node_of(self, name: str) -> int:
+        return self._claims[name].node
 
     def _matching(self, name: str) -> Iterator[IdSet]:
         for prefix, nodes in self._prefixes.items():

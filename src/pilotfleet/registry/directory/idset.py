@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["IdSet", "bits_of", "first_ids"]
+__all__ = ["IdSet", "bits_of", "bits_of_ids", "first_ids", "is_sparse"]
 
 # A sparse member costs 4 bytes, and time whenever a bitmap is made of the set; a
 # bitmap, with the integer cached from it, costs a quarter byte per possible ID.
@@ -30,6 +30,7 @@ _SPARSE_SHARE: Final = 1024
 """A set becomes sparse again below one in so many."""
 
 _WORD_BITS: Final = 64
+_NEAR: Final = (1 << 65_536) - 1
 
 
 class IdSet:
@@ -52,6 +53,19 @@ class IdSet:
         made._count = len(sparse)
         if sparse:
             made._choose_form(sparse)
+        return made
+
+    @classmethod
+    def of_bits(cls, bits: int) -> IdSet:
+        """Return the set of a bitmap."""
+        count = bits.bit_count()
+        if is_sparse(count, bits.bit_length()):
+            return cls.of(first_ids(bits, after=-1, limit=count))
+        made = cls()
+        made._sparse = None
+        made._dense = bytearray(bits.to_bytes(-(-bits.bit_length() // 8), "little"))
+        made._count = count
+        made._bits = bits
         return made
 
     def __len__(self) -> int:
@@ -127,7 +141,7 @@ class IdSet:
             self._bits = None
 
     def _choose_form(self, sparse: array[int]) -> None:
-        if self._count > max(_SMALLEST_DENSE, sparse[-1] // _DENSE_SHARE):
+        if not is_sparse(self._count, sparse[-1]):
             self._dense = _bytes_of(sparse)
             self._sparse = None
 
@@ -141,6 +155,16 @@ _NO_BYTES: Final = bytearray()
 """Shared by all sparse sets; never written."""
 
 
+def is_sparse(count: int, highest: int) -> bool:
+    """Tell whether an array suits so many IDs up to ``highest``, or a bitmap."""
+    return count <= max(_SMALLEST_DENSE, highest // _DENSE_SHARE)
+
+
+def bits_of_ids(nodes: Iterable[int]) -> int:
+    """Return a bitmap of IDs in any order."""
+    return bits_of(array("I", sorted(nodes)))
+
+
 def bits_of(nodes: array[int]) -> int:
     """Return a bitmap of IDs in ascending order."""
     if not nodes:
@@ -152,6 +176,10 @@ def first_ids(bits: int, *, after: int, limit: int) -> list[int]:
     """Return the lowest IDs in a bitmap that are above ``after``."""
     base = after + 1
     bits >>= base
+    # Mostly they are near, and then the rest need not be written out.
+    near = bits & _NEAR
+    if near.bit_count() >= limit:
+        bits = near
     size = -(-bits.bit_length() // _WORD_BITS) * (_WORD_BITS // 8)
     words = array("Q", bits.to_bytes(size, "little"))
     if sys.byteorder == "big":

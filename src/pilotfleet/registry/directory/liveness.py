@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from array import array
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
 from pilotfleet.errors import StorageError
@@ -11,7 +12,7 @@ from pilotfleet.registry.directory.idset import IdSet
 from pilotfleet.registry.directory.records import seen_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from pilotfleet.registry.store.base import Entry
 
@@ -30,39 +31,89 @@ class OnlineTracker:
     time.
     """
 
-    __slots__ = ("_due", "_filed", "_window_s", "nodes")
+    __slots__ = ("_due", "_filed", "_seconds", "_window_s", "nodes")
 
     def __init__(self, window_s: float) -> None:
         self.nodes = IdSet()
         self._window_s = window_s
         self._due: dict[int, list[int]] = {}
+        self._seconds: list[int] = []
+        """The seconds of ``_due``, as a heap."""
         self._filed = IdSet()
         """The nodes in ``_due``, online or not."""
 
-    def seen(self, node: int, wall: float) -> None:
-        """Note that ``node`` was heard at ``wall``."""
-        self.nodes.add(node)
+    def fill(self, heard: Iterable[tuple[int, float]], wall: float) -> None:
+        """Begin with nodes and when each was heard last, as of ``wall``."""
+        online = array("I")
+        for node, seen in heard:
+            if wall - seen <= self._window_s:
+                online.append(node)
+                self._file(node, seen)
+        self.nodes, self._filed = IdSet.of(online), IdSet.of(online)
+
+    def seen(self, node: int, wall: float) -> bool:
+        """Note that ``node`` was heard at ``wall``; tell whether it was offline."""
+        came = node not in self.nodes
+        if came:
+            self.nodes.add(node)
         if node not in self._filed:
             self._filed.add(node)
             self._file(node, wall)
+        return came
 
-    def forget(self, node: int) -> None:
-        """Take ``node`` offline at once."""
+    def forget(self, node: int) -> bool:
+        """Take ``node`` offline at once; tell whether it was online."""
+        was_online = node in self.nodes
         self.nodes.discard(node)
+        return was_online
 
-    def expire(self, wall: float, last_seen: Callable[[int], float]) -> None:
-        """Take nodes offline whose window has passed at ``wall``."""
-        for second in sorted(second for second in self._due if second <= wall):
-            for node in self._due.pop(second):
-                seen = last_seen(node) if node in self.nodes else 0.0
-                if node in self.nodes and wall - seen <= self._window_s:
-                    self._file(node, seen)
-                else:
-                    self.nodes.discard(node)
-                    self._filed.discard(node)
+    def is_due(self, wall: float) -> bool:
+        """Tell whether there is a node to be looked at."""
+        return bool(self._seconds) and self._seconds[0] <= wall
+
+    def expire(
+        self,
+        wall: float,
+        last_seen: Callable[[int], float],
+        *,
+        limit: int = sys.maxsize,
+    ) -> list[int]:
+        """Take nodes offline whose window has passed at ``wall``; return them.
+
+        Looks at no more than ``limit`` nodes, heard meanwhile or not.
+        """
+        gone: list[int] = []
+        while limit > 0 and self.is_due(wall):
+            second = self._seconds[0]
+            waiting = self._due[second]
+            part = waiting[-limit:]
+            del waiting[-limit:]
+            limit -= len(part)
+            if not waiting:
+                heappop(self._seconds)
+                del self._due[second]
+            gone += [node for node in part if self._has_gone(node, wall, last_seen)]
+        return gone
+
+    def _has_gone(
+        self, node: int, wall: float, last_seen: Callable[[int], float]
+    ) -> bool:
+        is_online = node in self.nodes
+        seen = last_seen(node) if is_online else 0.0
+        if is_online and wall - seen <= self._window_s:
+            self._file(node, seen)
+            return False
+        self._filed.discard(node)
+        self.nodes.discard(node)
+        return is_online
 
     def _file(self, node: int, seen: float) -> None:
-        self._due.setdefault(int(seen + self._window_s) + 1, []).append(node)
+        second = int(seen + self._window_s) + 1
+        waiting = self._due.get(second)
+        if waiting is None:
+            waiting = self._due[second] = []
+            heappush(self._seconds, second)
+        waiting.append(node)
 
 
 def seen_block(node: int) -> int:

@@ -86,6 +86,11 @@ class NodeTable:
         self._next = 1
         self._free: list[int] = []
 
+    @property
+    def highest_id(self) -> int:
+        """The highest ID given out so far."""
+        return self._next - 1
+
     def get_live(self, node: int) -> Node | None:
         """Return the node if it is live."""
         found = self.by_id.get(node)
@@ -142,7 +147,10 @@ class NodeTable:
         self.by_key[record.key] = node
         if record.owner:
             self.by_owner[record.owner] = node
-        if old is None or (old.key, old.owner) != (record.key, record.owner):
+        # Mostly there are none, and the names of the claims are digests.
+        if self.orphans and (
+            old is None or (old.key, old.owner) != (record.key, record.owner)
+        ):
             for key in _claims_of(record):
                 self.orphans.pop(key, None)
         old_tags = old.tags if old is not None and old.live else ()

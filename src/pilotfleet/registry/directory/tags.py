@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pilotfleet.registry.directory.idset import IdSet
 
@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = ["TagIndex"]
+
+_NO_NODES: Final = IdSet()
 
 
 class TagIndex:
@@ -40,6 +42,10 @@ class TagIndex:
         """Return the bitmap of the nodes with ``tag``."""
         nodes = self._nodes.get(tag)
         return 0 if nodes is None else nodes.bits()
+
+    def nodes(self, tag: str) -> IdSet:
+        """Return the nodes with ``tag``."""
+        return self._nodes.get(tag, _NO_NODES)
 
     def count(self, tag: str) -> int:
         """Return how many nodes carry ``tag``."""

@@ -13,6 +13,7 @@ lets himself in by a report of his own. Two weaker facts complete it:
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
 
 from pilotfleet.registry.directory.idset import IdSet
 from pilotfleet.registry.directory.trustlinks import LinkTable
@@ -59,6 +60,12 @@ class _Relation:
         known = self._sets.get(other)
         return 0 if known is None else known.bits()
 
+    def nodes(self, other: int) -> IdSet:
+        return self._sets.get(other, _NOBODY)
+
+
+_NOBODY: Final = IdSet()
+
 
 class TrustTable:
     """For each two nodes, what each grants the other."""
@@ -97,6 +104,10 @@ class TrustTable:
     def bits(self, node: int) -> int:
         """Return the bitmap of those that consented to ``node``."""
         return self._consents.bits(node) | self._old.bits(node)
+
+    def truster_sets(self, node: int) -> tuple[IdSet, IdSet]:
+        """Return the sets that those who consented to ``node`` are in."""
+        return self._consents.nodes(node), self._old.nodes(node)
 
     def set_grant(self, node: int, peer: int, grant: Grant | None) -> bool:
         """Note what ``node`` grants ``peer``; None: nothing.

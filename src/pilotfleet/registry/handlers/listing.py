@@ -18,7 +18,12 @@ from pilotfleet.protocol.registry.messages import (
     text,
     texts,
 )
-from pilotfleet.protocol.registry.names import MAX_TAGS, is_hostname_prefix
+from pilotfleet.protocol.registry.names import (
+    MAX_TAG,
+    MAX_TAGS,
+    is_hostname_prefix,
+)
+from pilotfleet.registry.agentrow import agent_row
 from pilotfleet.registry.directory.refusal import Refused
 from pilotfleet.registry.directory.search import (
     DEFAULT_LIMIT,
@@ -37,10 +42,12 @@ if TYPE_CHECKING:
     from pilotfleet.registry.directory.networks import Network
     from pilotfleet.registry.directory.nodes import Node
 
-__all__ = ["HANDLERS"]
+__all__ = ["HANDLERS", "read_query", "searching_node"]
 
 ROWS_AT_ONCE: Final = 1_000
 """Rows made before other requests have their turn: about 3 ms."""
+NO_PREFIX: Final = "~"
+"""No hostname begins so."""
 
 
 def list_nodes(
@@ -60,15 +67,13 @@ def list_nodes(
 
 def search_nodes(desk: Desk, request: Request, peer: PeerContext) -> Reply:
     """The search extension: who carries these tags or such a name."""
-    requester = _requester(desk, request, peer)
-    query = _query(request)
-    if query is None:
-        return {"type": "search_ok", "agents": [], "total": 0, "next_cursor": ""}
+    requester = searching_node(desk, request, peer)
+    query = read_query(request)
     desk.directory.expire_online(desk.clock.wall())
     page = search(desk.directory, query, requester)
     return {
         "type": "search_ok",
-        "agents": [_agent_row(desk, node) for node in page.nodes],
+        "agents": [agent_row(desk.directory, node) for node in page.nodes],
         "total": page.total,
         "next_cursor": page.next_cursor,
     }
@@ -125,45 +130,35 @@ def _node_row(desk: Desk, number: int, network: int) -> dict[str, Any]:
     return row
 
 
-def _agent_row(desk: Desk, node: Node) -> dict[str, Any]:
-    number = node.record.id
-    return {
-        "node_id": number,
-        "address": node.address,
-        "hostname": node.hostname,
-        "tags": list(node.record.tags),
-        "polo": desk.directory.polo_score(number),
-        "online": desk.directory.is_online(number),
-        "last_seen": rfc3339(node.last_seen),
-    }
-
-
-def _requester(desk: Desk, request: Request, peer: PeerContext) -> Node | None:
+def searching_node(desk: Desk, request: Request, peer: PeerContext) -> Node | None:
     """Return the node that signed the search; without a signature, nobody."""
     if not text(request, "signature"):
         return None
     return desk.signed_node(request, peer, node_number(request, "requester_id"))
 
 
-def _query(request: Request) -> Query | None:
-    """Return what is looked for, or None when nothing can match.
+def read_query(request: Request) -> Query:
+    """Return what is looked for.
 
     Raises:
         Refused: There are too many tags, or the cursor is not ours.
     """
     tags = {tag.removeprefix("#") for tag in texts(request, "tags")}
-    prefix = text(request, "hostname_prefix")
     if len(tags) > MAX_TAGS:
         raise Refused(f"too many tags (max {MAX_TAGS})")
-    if prefix and not is_hostname_prefix(prefix):
-        return None
+    prefix = text(request, "hostname_prefix")
+    # A watch keeps its query: what no node can have may be of any length.
+    if (prefix and not is_hostname_prefix(prefix)) or max(
+        map(len, tags), default=0
+    ) > MAX_TAG:
+        tags, prefix = set(), NO_PREFIX
     try:
         after = decode_cursor(text(request, "cursor"))
     except DecodeError as error:
         raise Refused(str(error)) from None
     limit = number(request, "limit", MAX_NODE) or DEFAULT_LIMIT
     return Query(
-        tags=tuple(tags),
+        tags=tuple(sorted(tags)),
         any_tag=flag(request, "any"),
         hostname_prefix=prefix,
         online=flag(request, "online"),

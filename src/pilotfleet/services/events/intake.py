@@ -113,6 +113,8 @@ class Intake:
 
     def _count_unfinished(self, *, has_moved_on: bool) -> None:
         before, after = self._unfinished, self._decoder.unfinished_bytes
+        if not before and not after:
+            return
         if after and (has_moved_on or not before):
             now = asyncio.get_running_loop().time()
             self._deadline = now + self._limits.config.frame_s

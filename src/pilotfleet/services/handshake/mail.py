@@ -155,7 +155,8 @@ class Mailroom:
         # An official registry, which would empty the box all the same, is not asked.
         fields = {"keep": True} if keep else {}
         try:
-            answer = await agent.registry(
+            # With each keepalive, so for many agents at a time.
+            answer = await agent.gathered(
                 "poll_handshakes", node_id=agent.node_id, **fields
             )
             requests, responses = _rows(answer, "requests"), _rows(answer, "responses")

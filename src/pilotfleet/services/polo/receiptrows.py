@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from pilotfleet.protocol.services.receipts import SignedReceipt
 from pilotfleet.protocol.services.taskstate import Role
 
@@ -114,8 +116,9 @@ def keep(
     database: sqlite3.Connection, key: TaskKey, receipt: SignedReceipt, wall: float
 ) -> None:
     """Keep a receipt; one that is there already stays as it is."""
-    values = [getattr(receipt, name) for name in _FIELDS]
-    database.execute(_KEEP, (key.agent, key.role, wall, *values))
+    # Without enumerations, for which SQLite's module looks for adapters each time.
+    values = msgspec.structs.astuple(receipt)
+    database.execute(_KEEP, (key.agent, str(key.role), wall, *values))
 
 
 def find(database: sqlite3.Connection, key: TaskKey) -> ReceiptRow | None:
@@ -171,7 +174,7 @@ def mark(database: sqlite3.Connection, marks: Iterable[tuple[int, State, str]]) 
     """Note what the registry said: number, state and reason of each receipt."""
     database.executemany(
         "UPDATE receipts SET state = ?, reason = ? WHERE number = ?",
-        [(state, reason, number) for number, state, reason in marks],
+        [(str(state), reason, number) for number, state, reason in marks],
     )
 
 

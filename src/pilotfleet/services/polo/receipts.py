@@ -5,8 +5,14 @@ has stored the result, and answers with its signature; then both have the whole
 receipt. A signature that is under way need not be kept: Ed25519 gives the same one
 for the same record, so a result that is sent again carries it again.
 
-To sign takes about 40 microseconds and to verify 130, once on each side of a task.
-Both hold the interpreter's lock, so nothing would be won in another thread.
+Signatures cost more than all else here, so each is verified where something depends
+on it: the worker's by the submitter, which would otherwise put its name to anything,
+and both by the registry, before it counts. The worker does not verify what it is
+given: a submitter that does not want to sign could as well send nothing, and whether
+it signed rightly the registry says when the receipt is presented.
+
+To sign takes about 25 microseconds and to verify 65, which is less than it costs to
+hand them to another thread.
 """
 
 from __future__ import annotations
@@ -19,7 +25,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pilotfleet.errors import DecodeError
 from pilotfleet.protocol.services.polo import reward
-from pilotfleet.protocol.services.receipts import Receipt, SignedReceipt
+from pilotfleet.protocol.services.receipts import (
+    Receipt,
+    SignedReceipt,
+    is_signature_text,
+)
 from pilotfleet.protocol.services.taskstate import Status
 from pilotfleet.services.polo import receiptrows
 
@@ -97,9 +107,8 @@ class Receipts:
         offer = self._offers.pop(record.key, None) or self.offer(record, content)
         if offer is None or not signature:
             return None
-        key = _key_of(self._agents[record.agent], record.peer)
-        if key is None or not offer.receipt.is_signed_by(key, signature):
-            self._reject(record, "signature", "it is not the submitter's")
+        if not is_signature_text(signature):
+            self._reject(record, "signature", "the submitter's is none")
             return None
         return self.keeping(
             record,

@@ -13,6 +13,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from pilotfleet.errors import (
+    Closed,
     ConnectionRefused,
     DecodeError,
     NotSupported,
@@ -23,8 +24,10 @@ from pilotfleet.protocol.address import BACKBONE, Address, SocketAddress
 from pilotfleet.protocol.services.tasks import (
     SESSION_PORT,
     TASK_PORT,
+    Ack,
     Message,
     Ping,
+    Results,
     Submit,
     SubmitResponse,
     TaskFrameDecoder,
@@ -40,6 +43,7 @@ from pilotfleet.services.tasks.messages import (
     status_update,
 )
 from pilotfleet.services.tasks.record import Pending, TaskKey, TaskRecord
+from pilotfleet.services.tasks.turns import Turns
 from pilotfleet.transport.backoff import backoff_s
 
 if TYPE_CHECKING:
@@ -63,6 +67,10 @@ OFFICIAL_S: Final = 600.0
 NOTICE_DELAY_S: Final = 0.25
 """Progress reports wait this long: most tasks have ended by then, and the result
 says more than the report."""
+ANSWER_DELAY_S: Final = 0.1
+"""An answer that nobody waits for waits this long for other frames to leave in the
+same packet: the result of a quick task, or the next task. A packet costs more than
+what is in it."""
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 30.0
 MAX_UNSENT: Final = 1 << 20
@@ -82,6 +90,8 @@ class LiveSession:
         self._wake = asyncio.Event()
         self._last_traffic = owner.now()
         self._is_silent = False
+        self._answers_due: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.TimerHandle | None = None
         self.is_proven = False
         """True once the peer has sent something: its end is no failed dial then."""
         self.in_flight: dict[Key, TaskRecord] = {}
@@ -123,6 +133,7 @@ class LiveSession:
             self._stream.abort()
             raise
         finally:
+            self._stop_timers()
             reader.cancel()
             writer.cancel()
             await asyncio.gather(reader, writer, return_exceptions=True)
@@ -132,19 +143,64 @@ class LiveSession:
         while data := await self._stream.read(READ_SIZE):
             self._last_traffic = self._owner.now()
             self.is_proven = True
+            had = self._core.unsent_bytes
             messages = self._core.receive_data(data, self._last_traffic)
-            for answer in await self._receive_all(messages):
-                if answer is not None:
-                    self._core.send(answer, self._owner.now())
+            must_wake = self._core.unsent_bytes > had
+            for message, answer in await self._receive_all(messages):
+                self._core.send(answer, self._owner.now())
+                must_wake = must_wake or not self._may_wait(message, answer)
             if self._core.unsent_bytes > MAX_UNSENT:
                 raise DecodeError("task session: the peer reads no answers")
-            self._wake.set()
+            # What was acknowledged makes room for more of our own.
+            if must_wake or self._link.has_unsaid:
+                self._wake.set()
+            elif self._core.unsent_bytes and self._answers_due is None:
+                loop = asyncio.get_running_loop()
+                self._answers_due = loop.call_later(ANSWER_DELAY_S, self._wake.set)
 
-    async def _receive_all(self, messages: list[Message]) -> list[Message | None]:
-        if len(messages) == 1:  # The commonest, and far cheaper without a gather.
-            return [await self._receive(messages[0])]
-        # Together, so that the store writes them together.
-        return await asyncio.gather(*(self._receive(m) for m in messages))
+    async def _receive_all(
+        self, messages: list[Message]
+    ) -> list[tuple[Message, Message]]:
+        """Apply messages; return what has an answer once all of it is durable."""
+        stored = []
+        answered: list[tuple[Message, Message]] = []
+        for message in messages:
+            if isinstance(message, (SubmitResponse, Ack)):
+                # Nothing is awaited for these, and they come first: a result may be
+                # right behind the answer to its submission.
+                answer = await self._receive(message)
+                if answer is not None:
+                    answered.append((message, answer))
+            else:
+                stored.append(message)
+        if len(stored) == 1:  # The commonest, and far cheaper without a gather.
+            answers = [await self._receive(stored[0])]
+        else:
+            # Together, so that the store writes them together.
+            answers = await asyncio.gather(*(self._receive(m) for m in stored))
+        for message, answer in zip(stored, answers, strict=True):
+            if answer is not None:
+                answered.append((message, answer))
+        return answered
+
+    def _may_wait(self, message: Message, answer: Message) -> bool:
+        """Return whether nobody is kept by an answer that comes a moment later."""
+        owner, agent = self._owner, self._link.agent
+        match message, answer:
+            # Where no program works there is no result that it could go with, and
+            # where none follows its tasks no next one.
+            case Submit(), SubmitResponse():
+                is_awaited = not (message.patient and answer.is_accepted)
+                return not is_awaited and owner.is_served(agent)
+            case Results(), _:
+                return owner.is_watched(agent)
+        return False
+
+    def _stop_timers(self) -> None:
+        for timer in (self._answers_due, self._alarm):
+            if timer is not None:
+                timer.cancel()
+        self._answers_due = self._alarm = None
 
     async def _receive(self, message: Message) -> Message | None:
         key = acknowledged_key(message)
@@ -160,6 +216,9 @@ class LiveSession:
             await self._link.fill(self)
             data = self._core.data_to_send()
             if data:
+                if self._answers_due is not None:
+                    self._answers_due.cancel()
+                    self._answers_due = None
                 await self._stream.write(data)
                 self._last_traffic = self._owner.now()
             elif not self._wake.is_set() and not await self._woken():
@@ -168,15 +227,19 @@ class LiveSession:
     async def _woken(self) -> bool:
         """Wait for something to send; False when the session may end."""
         self._is_silent = False
-        # Not asyncio.timeout: this is on the way of every frame, and costs a tenth.
-        alarm = asyncio.get_running_loop().call_later(PING_S, self._on_silence)
-        try:
-            await self._wake.wait()
-        finally:
-            alarm.cancel()
-        return not self._is_silent or self._check_silence(self._owner.now())
+        if self._alarm is None:
+            # One alarm for many frames: it looks at the time when it goes off.
+            quiet_s = self._owner.now() - self._last_traffic
+            pause_s = PING_S - quiet_s if quiet_s < PING_S else PING_S
+            loop = asyncio.get_running_loop()
+            self._alarm = loop.call_later(pause_s, self._on_alarm)
+        await self._wake.wait()
+        now = self._owner.now()
+        is_quiet = self._is_silent and now - self._last_traffic >= PING_S
+        return not is_quiet or self._check_silence(now)
 
-    def _on_silence(self) -> None:
+    def _on_alarm(self) -> None:
+        self._alarm = None
         self._is_silent = True
         self._wake.set()
 
@@ -198,6 +261,9 @@ class PeerLink:
         self.peer = peer
         self._owner = owner
         self._outbox: dict[TaskKey, TaskRecord] = {}
+        self._turns = Turns()
+        self._is_queued = False
+        """True while it waits for the dials of other links."""
         self._notices: dict[TaskKey, TaskRecord] = {}
         self._notices_due = False
         self._expected: set[str] = set()
@@ -216,10 +282,25 @@ class PeerLink:
         due = self._notices_due and self._notices
         return bool(self._outbox or due or self._expected)
 
+    @property
+    def _is_wanting(self) -> bool:
+        return self.has_work and self._session is None
+
+    @property
+    def has_unsaid(self) -> bool:
+        """True while something waits for room in the session."""
+        return bool(self._outbox)
+
     def enqueue(self, record: TaskRecord) -> None:
         """Tell the peer what ``record.pending`` says, until it acknowledges it."""
         self._outbox[record.key] = record
+        if self._session is not None or self._is_queued:
+            self._turns.wait(record, self._owner.now())
         self._go()
+
+    def is_held(self, record: TaskRecord) -> bool:
+        """Return whether a submission waits for us, and not we for the peer."""
+        return record in self._turns
 
     def notice(self, record: TaskRecord) -> None:
         """Tell the peer soon how far the task is, unless it ends before."""
@@ -236,6 +317,7 @@ class PeerLink:
     def settle(self, record: TaskRecord) -> None:
         """Stop watching for a task, and trying to deliver it."""
         self._expected.discard(record.task_id)
+        self._turns.drop(record)
         if record.pending is Pending.NOTHING:
             self._outbox.pop(record.key, None)
 
@@ -246,6 +328,8 @@ class PeerLink:
         written to, and the other ends by its silence.
         """
         self._session = LiveSession(self._owner, self, stream)
+        # The session's room may not be enough for all of them at once.
+        self._wait_for_turn()
         self._owner.official_peers.discard(self.peer)
         return self._session.run()
 
@@ -259,6 +343,7 @@ class PeerLink:
         }
         if self._session is session:
             self._session = None
+            self._come_to_turn()
         # A peer that accepts and closes at once is dialled with pauses as well.
         self._failures = 0 if session.is_proven else self._failures + 1
         self._go()
@@ -272,6 +357,7 @@ class PeerLink:
         while self._outbox and session.has_room:
             key = next(iter(self._outbox))
             record = self._outbox[key]
+            self._turns.come(record, self._owner.now())
             message = await self._owner.message(record)
             self._outbox.pop(key, None)
             if message is not None and not session.is_in_flight(message):
@@ -308,13 +394,14 @@ class PeerLink:
     async def _connect(self) -> None:
         """Deliver by whatever way the peer offers, until nothing is left."""
         try:
-            while self.has_work and self._session is None:
+            while self._is_wanting:
                 if self._failures:
                     await asyncio.sleep(self._pause_s())
                 try:
                     await self._deliver()
                 except PilotError as error:
-                    self._note_failure(error)
+                    if self._is_wanting:
+                        self._note_failure(error)
         finally:
             self._is_connecting = False
         self._go()
@@ -378,8 +465,32 @@ class PeerLink:
 
     async def _dial(self, port: int) -> TaskStream:
         remote = SocketAddress(Address(BACKBONE, self.peer), port)
-        async with self._owner.dial_slots:
+        # Peers that did not answer must not be in the way of those never asked.
+        owner = self._owner
+        slots = owner.redial_slots if self._failures else owner.dial_slots
+        self._is_queued = True
+        self._wait_for_turn()
+        try:
+            await slots.acquire()
+        finally:
+            self._is_queued = False
+            self._come_to_turn()
+        try:
+            if port == SESSION_PORT and not self._is_wanting:
+                raise Closed(f"no session with node {self.peer} is needed any more")
             return await self.agent.dial(remote, timeout=DIAL_LIMIT_S)
+        finally:
+            slots.release()
+
+    def _wait_for_turn(self) -> None:
+        now = self._owner.now()
+        for record in self._outbox.values():
+            self._turns.wait(record, now)
+
+    def _come_to_turn(self) -> None:
+        now = self._owner.now()
+        for record in self._outbox.values():
+            self._turns.come(record, now)
 
     def _note_failure(self, error: PilotError) -> None:
         self._failures += 1

@@ -36,18 +36,32 @@ __all__ = [
 
 
 def session_message(
-    record: TaskRecord, content: bytes, receipts: Receipts, wall: float
+    record: TaskRecord,
+    content: bytes,
+    receipts: Receipts,
+    *,
+    wall: float,
+    patient: bool,
 ) -> Message | None:
-    """Return what one of our own nodes has to be told; None for nothing."""
+    """Return what one of our own nodes has to be told; None for nothing.
+
+    Args:
+        record: The task.
+        content: Its result.
+        receipts: Sign for results.
+        wall: The time.
+        patient: Nobody waits for the answer to a submission.
+    """
     message = message_of(record, content)
     match message:
-        case Submit() if record.priority or record.deadline:
+        case Submit() if record.priority or record.deadline or patient:
             # What is left, and not a time: the two clocks may differ.
             left_ms = max(int((record.deadline - wall) * 1000), 1)
             return structs.replace(
                 message,
                 priority=record.priority,
                 deadline_ms=left_ms if record.deadline else 0,
+                patient=patient,
             )
         case Results():
             offer = receipts.offer(record, content)

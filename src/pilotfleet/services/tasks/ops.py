@@ -9,31 +9,33 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
-import os
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from pilotfleet.errors import DecodeError, InvalidArgument, NotFound
-from pilotfleet.protocol.address import BACKBONE, BROADCAST_NODE, Address
+from pilotfleet.errors import InvalidArgument, NotFound
 from pilotfleet.protocol.services.tasks import (
     ACCEPTED_STATUS,
-    MAX_PRIORITY,
     MAX_RESULT_TEXT,
     MAX_SENT_FILE,
     MAX_TEXT,
     SubmitResponse,
     base_name,
-    format_task_id,
 )
 from pilotfleet.protocol.services.taskstate import Role, Status
 from pilotfleet.services.polo.ops import PoloOperations
+from pilotfleet.services.tasks.groupops import (
+    Finish,
+    GroupOperations,
+    Submission,
+    outcome_of,
+    resolve,
+    submitted_record,
+)
 from pilotfleet.services.tasks.listing import TaskListing
 from pilotfleet.services.tasks.params import read_params
 from pilotfleet.services.tasks.received import Outcome
-from pilotfleet.services.tasks.record import MAX_MS, TaskKey, TaskRecord
+from pilotfleet.services.tasks.record import TaskKey, TaskRecord
 from pilotfleet.services.tasks.serving import MAX_CONCURRENCY
 from pilotfleet.services.tasks.uploads import Uploads
 
@@ -49,14 +51,12 @@ PIECE: Final = 128 * 1024
 """Bytes of a result in one reply."""
 
 
-class _Submit(msgspec.Struct):
-    target: str | int
-    task: str
-    task_id: str = ""
+class _Submit(Submission):
     wait: bool = True
-    deliver_within_s: float = 3600.0
-    priority: int = 0
-    deadline_s: float | None = None
+
+
+class _Finish(Finish):
+    uploaded: bool = False
 
 
 class _TaskId(msgspec.Struct):
@@ -91,16 +91,6 @@ class _Serve(msgspec.Struct):
     concurrency: int = 1
 
 
-class _Finish(msgspec.Struct):
-    task_id: str
-    ok: bool
-    result: str = ""
-    error: str = ""
-    retryable: bool = False
-    cpu_ms: int = 0
-    uploaded: bool = False
-
-
 class _Collect(msgspec.Struct):
     task_ids: list[str]
 
@@ -129,6 +119,7 @@ class TaskOperations:
             "task.release": self.release,
             "task.watch": self.watch,
             "task.collect": self.collect,
+            **GroupOperations(self._service).table(),
             **TaskListing(self._service).table(),
             **PoloOperations(self._service).table(),
         }
@@ -138,27 +129,8 @@ class TaskOperations:
     ) -> dict[str, Any]:
         """Give a task to a peer."""
         wanted = read_params(params, _Submit)
-        peer = await self._resolve(agent, wanted.target)
-        if abs(wanted.priority) > MAX_PRIORITY:
-            raise InvalidArgument(
-                f"priority {wanted.priority} is not -{MAX_PRIORITY} to {MAX_PRIORITY}"
-            )
-        if wanted.deadline_s is not None and not 0 < wanted.deadline_s < math.inf:
-            raise InvalidArgument(f"deadline_s {wanted.deadline_s} is not above zero")
-        now = self._service.wall()
-        record = TaskRecord(
-            agent=agent.name,
-            role=Role.SUBMITTED,
-            task_id=wanted.task_id or format_task_id(os.urandom(16)),
-            peer=peer,
-            from_addr=str(Address(BACKBONE, agent.node_id)),
-            to_addr=str(Address(BACKBONE, peer)),
-            description=wanted.task,
-            created=now,
-            priority=wanted.priority,
-            deadline=now + wanted.deadline_s if wanted.deadline_s else 0.0,
-            deliver_by=now + wanted.deliver_within_s,
-        )
+        peer = await resolve(agent, wanted.target)
+        record = submitted_record(agent, peer, wanted, now=self._service.wall())
         if wanted.wait:
             answer = await self._service.submitted.submit_and_wait(record)
         else:
@@ -278,8 +250,7 @@ class TaskOperations:
         if not 1 <= wanted.concurrency <= MAX_CONCURRENCY:
             raise InvalidArgument(f"concurrency is not 1 to {MAX_CONCURRENCY}")
         for name in wanted.agents:
-            if not self._service.has_agent(name):
-                raise NotFound(f"no agent {name} on this daemon")
+            self._service.check_agent(name)
         self._service.serving.serve(session, wanted.agents, wanted.concurrency)
         return {"agents": len(wanted.agents), "concurrency": wanted.concurrency}
 
@@ -296,18 +267,10 @@ class TaskOperations:
         """Take the outcome of an offered task. Durable when answered."""
         wanted = read_params(params, _Finish)
         record = self._service.received.find(agent.name, wanted.task_id)
-        content = wanted.result.encode()
+        content = None
         if wanted.uploaded:
             content = _as_text(self._uploads.take(session, wanted.task_id))
-        if len(content) > MAX_RESULT_TEXT:
-            raise InvalidArgument(f"result of {len(content)} bytes > {MAX_RESULT_TEXT}")
-        outcome = Outcome(
-            content=content,
-            error=wanted.error[:MAX_TEXT],
-            is_ok=wanted.ok,
-            retryable=wanted.retryable,
-            cpu_ms=min(max(wanted.cpu_ms, 0), MAX_MS),
-        )
+        outcome = outcome_of(wanted, content)
         try:
             await self._service.received.finish(record, outcome)
         finally:
@@ -341,22 +304,6 @@ class TaskOperations:
         self._service.watchers.collected(agent.name, task_ids)
         await self._service.store.collect(agent.name, task_ids)
         return {"collected": len(task_ids)}
-
-    async def _resolve(self, agent: Any, target: str | int) -> int:
-        """Return the node that an address, a number or a hostname means."""
-        if isinstance(target, str) and target.isascii() and target.isdigit():
-            target = int(target[:11])
-        if isinstance(target, int):
-            if not 0 < target < BROADCAST_NODE:
-                raise InvalidArgument(f"{target} is not a node")
-            return target
-        with suppress(DecodeError):
-            return Address.parse(target).node
-        answer = await agent.resolve_hostname(target)
-        node = answer.get("node_id")
-        if not isinstance(node, int):
-            raise NotFound(f"cannot resolve {target!r}")
-        return node
 
     def _content(self, session: PushSession, wanted: _SendResults) -> bytes:
         if wanted.uploaded:

@@ -56,13 +56,19 @@ class LinkOwner(Protocol):
     """What a link needs of the task service."""
 
     def now(self) -> float:
-        """Return monotonic seconds."""
+        """Return monotonic seconds in which the event loop came round."""
 
     def spawn(self, coro: Coroutine[Any, Any, Any], *, name: str) -> object:
         """Run a coroutine as an owned task."""
 
     async def receive(self, agent: str, peer: int, message: Message) -> Message | None:
         """Apply a message; return the answer once its effect is durable."""
+
+    def is_served(self, agent: TaskAgent) -> bool:
+        """Return whether a worker program takes the tasks of an agent."""
+
+    def is_watched(self, agent: TaskAgent) -> bool:
+        """Return whether a program follows the tasks that an agent has submitted."""
 
     async def content(self, record: TaskRecord) -> bytes:
         """Return the result of a task."""
@@ -82,6 +88,10 @@ class LinkOwner(Protocol):
     @property
     def dial_slots(self) -> asyncio.Semaphore:
         """Limits the dials of all links together."""
+
+    @property
+    def redial_slots(self) -> asyncio.Semaphore:
+        """Limits those to peers that could not be reached the last time."""
 
     @property
     def official_peers(self) -> ExpiringCache[int, bool]:

@@ -242,6 +242,14 @@ class Received:
         Raises:
             InvalidState: The task is not accepted, or has ended.
         """
+        await asyncio.shield(self.finish_soon(record, outcome))
+
+    def finish_soon(self, record: TaskRecord, outcome: Outcome) -> asyncio.Future[None]:
+        """Do the same without waiting; durable when the future is done.
+
+        Raises:
+            InvalidState: The task is not accepted, or has ended.
+        """
         now = self._wall()
         event = Input.SUCCEED if outcome.is_ok else Input.FAIL
         fields = {
@@ -257,7 +265,7 @@ class Received:
         reason = COMPLETED if outcome.is_ok else outcome.error or "task failed"
         done = self._move(record, event, reason, fields, outcome.content)
         when_done(done, lambda: self.on_pending(record))
-        await asyncio.shield(done)
+        return done
 
     async def cancel(self, agent: str, peer: int, task_id: str) -> None:
         """End a task at its submitter's wish. A task that has ended stays as it is."""
@@ -282,7 +290,8 @@ class Received:
         if signature and record.pending is Pending.RESULTS:
             content = await self._table.result(record)
             receipt = self._receipts.countersigned(record, content, signature)
-        self._table.set(record, also=receipt, pending=Pending.NOTHING)
+        # After a crash the submitter is told again, and gives the same answer.
+        self._table.set(record, also=receipt, unhurried=True, pending=Pending.NOTHING)
 
     def accept_waiting(self, agent: str) -> None:
         """Accept what is new: a worker program has begun to serve the agent."""

@@ -52,6 +52,7 @@ from pilotfleet.services.tasks.serving import Serving
 from pilotfleet.services.tasks.store import Limits, TaskStore
 from pilotfleet.services.tasks.submitted import Submitted
 from pilotfleet.services.tasks.table import Bounds, TaskTable
+from pilotfleet.services.tasks.turns import WorkingClock
 from pilotfleet.services.tasks.watch import Watchers, is_inline
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from pilotfleet.protocol.services.receipts import SignedReceipt
     from pilotfleet.services.polo.delivery import LedgerRegistry
     from pilotfleet.services.tasks.files import TaskFiles
-    from pilotfleet.services.tasks.parts import TaskStream
+    from pilotfleet.services.tasks.parts import TaskAgent, TaskStream
     from pilotfleet.services.tasks.serving import PushSession
 
 __all__ = ["TaskConfig", "TaskHost", "TaskService"]
@@ -77,6 +78,8 @@ PRUNE_S: Final = 300.0
 RETRY_PUSH_S: Final = 0.2
 """Between tries to tell a local program that did not read."""
 MAX_DIALS: Final = 64
+MAX_REDIALS: Final = 32
+"""To peers that did not answer the last time."""
 MAX_OFFICIAL_PEERS: Final = 65_536
 MAX_UNCOLLECTED: Final = 10_000
 """Results that a connection is told about when it begins to watch."""
@@ -88,6 +91,9 @@ class TaskHost(Protocol):
     @property
     def agents(self) -> Mapping[str, Any]:
         """The hosted agents by name."""
+
+    def find_agent(self, name: str) -> Any:
+        """Return a hosted agent, or raise why there is none."""
 
     @property
     def registry(self) -> LedgerRegistry:
@@ -125,7 +131,8 @@ class TaskService:
     ) -> None:
         config = config or TaskConfig()
         self._host = host
-        self.now = clock
+        self._clock = clock
+        self.now = WorkingClock(clock)
         self.wall = wall
         self._files = config.files
         self.store = TaskStore(path, limits=config.limits, files=config.files)
@@ -143,6 +150,7 @@ class TaskService:
             spawn=lambda coro: host.spawn(coro, name="polo gate"),
         )
         self.dial_slots = asyncio.Semaphore(MAX_DIALS)
+        self.redial_slots = asyncio.Semaphore(MAX_REDIALS)
         self.official_peers: ExpiringCache[int, bool] = ExpiringCache(
             MAX_OFFICIAL_PEERS
         )
@@ -168,6 +176,7 @@ class TaskService:
         """Close the store. The host has ended the sessions."""
         if self._retry is not None:
             self._retry.cancel()
+        self.table.write_all()
         await self.store.aclose()
 
     async def resume(self) -> None:
@@ -191,6 +200,15 @@ class TaskService:
     def has_agent(self, name: str) -> bool:
         """Return whether this host runs an agent."""
         return name in self._host.agents
+
+    def check_agent(self, name: str) -> None:
+        """Check that this host runs an agent.
+
+        Raises:
+            NotFound: It does not.
+            Unavailable: It will soon.
+        """
+        self._host.find_agent(name)
 
     async def tasks_of(self, agent: str, role: Role, limit: int) -> list[TaskRecord]:
         """Return the newest tasks of an agent; open ones as they are this moment."""
@@ -279,6 +297,14 @@ class TaskService:
                 await self._told(agent, peer, message)
         return None
 
+    def is_served(self, agent: TaskAgent) -> bool:
+        """Return whether a worker program takes the tasks of an agent."""
+        return self.serving.is_served(agent.name)
+
+    def is_watched(self, agent: TaskAgent) -> bool:
+        """Return whether a program follows the tasks that an agent has submitted."""
+        return self.watchers.has(agent.name)
+
     async def content(self, record: TaskRecord) -> bytes:
         """Return the result of a task."""
         return await self.table.result(record)
@@ -286,7 +312,13 @@ class TaskService:
     async def message(self, record: TaskRecord) -> Message | None:
         """Return what a peer with task sessions has to be told of a task."""
         content = await self.table.result(record)
-        return session_message(record, content, self.receipts, self.wall())
+        return session_message(
+            record,
+            content,
+            self.receipts,
+            wall=self.wall(),
+            patient=not self.submitted.is_awaited(record),
+        )
 
     def delivery_failed(self, record: TaskRecord, error: PilotError) -> None:
         """Note that a task could not be delivered."""
@@ -305,6 +337,7 @@ class TaskService:
     # Private
 
     def _connect_parts(self) -> None:
+        self.submitted.is_held = self._is_held
         self.submitted.on_pending = self._tell_peer
         self.submitted.on_update = self._tell_watchers
         self.submitted.on_asked_again = self.watchers.tell
@@ -337,6 +370,10 @@ class TaskService:
         link = self._links.get((record.agent, record.peer))
         if link is not None:
             link.settle(record)
+
+    def _is_held(self, record: TaskRecord) -> bool:
+        link = self._links.get((record.agent, record.peer))
+        return link is not None and link.is_held(record)
 
     def _receive_response(
         self, agent: str, peer: int, message: SubmitResponse
@@ -431,18 +468,22 @@ class TaskService:
         self._retry_pushes()
 
     async def _keep_house(self) -> None:
-        next_prune = next_check = self.now()
+        next_prune = next_check = self._clock()
         while True:
-            if self.now() >= next_check:
-                next_check = self.now() + CHECK_S
+            lost_s = self.now.tick()
+            if lost_s:
+                self.submitted.prolong(self.table, lost_s)
+            if self._clock() >= next_check:
+                next_check = self._clock() + CHECK_S
                 self._check_limits(self.table)
                 self.serving.offer_all()
             else:
                 self._check_limits(self.table.overdue(self.wall()))
-            if self.now() >= next_prune:
-                next_prune = self.now() + PRUNE_S
+            if self._clock() >= next_prune:
+                next_prune = self._clock() + PRUNE_S
                 self.delivery.wake()
-                await self._prune()
+                # Not awaited: the clock's ticks would be late.
+                self._host.spawn(self._prune(), name="task prune")
             await asyncio.sleep(DEADLINE_CHECK_S)
 
     def _check_limits(self, records: Iterable[TaskRecord]) -> None:

@@ -3,7 +3,8 @@
 Everything that a peer or a user was told is on the disk first: each write returns a
 future that is done after the commit. One thread writes. It takes whatever has
 gathered while the last commit was on its way and puts it into one transaction, so a
-thousand concurrent changes cost one ``fsync`` and a lone one waits for nobody.
+thousand concurrent changes cost one ``fsync`` and a lone one waits for nobody. What
+nobody was told and nobody waits for may be unhurried: it goes with the next one.
 
 Writes take effect in the order of the calls. A failed transaction fails all writes
 in it with StorageError, and none of them has happened.
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 
+import msgspec
+
 from pilotfleet.errors import Closed, StorageError
 from pilotfleet.protocol.services.taskstate import FINAL, Role, Status
 from pilotfleet.services.polo import receiptrows
@@ -26,6 +29,7 @@ from pilotfleet.services.tasks.record import Pending, TaskKey, TaskRecord
 from pilotfleet.transport.database import open_database
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from pilotfleet.services.tasks.files import TaskFiles
@@ -35,7 +39,13 @@ __all__ = ["Limits", "TaskStore", "Work"]
 SCHEMA_VERSION: Final = 2
 _MAX_BATCH: Final = 2_000
 """Changes in one transaction; keeps the first of them from waiting for too many."""
+UNHURRIED_S: Final = 0.25
+"""How long a change that nobody waits for may wait for others to be written with."""
 
+# Not IN: for three values SQLite makes a table, and so for every row that is written.
+_OPEN: Final = (
+    "(pending != 0 OR status = 'NEW' OR status = 'ACCEPTED' OR status = 'EXECUTING')"
+)
 _SCHEMA: Final = f"""
 CREATE TABLE IF NOT EXISTS tasks (
     agent TEXT NOT NULL, role TEXT NOT NULL, task_id TEXT NOT NULL,
@@ -56,8 +66,8 @@ CREATE TABLE IF NOT EXISTS results (
     content BLOB NOT NULL,
     PRIMARY KEY (agent, role, task_id)
 );
-CREATE INDEX IF NOT EXISTS open_tasks ON tasks (created)
-    WHERE pending != 0 OR status IN ('NEW', 'ACCEPTED', 'EXECUTING');
+DROP INDEX IF EXISTS open_tasks;
+CREATE INDEX IF NOT EXISTS open_by_age ON tasks (created) WHERE {_OPEN};
 {receiptrows.SCHEMA}
 """
 _ADDED_COLUMNS: Final = {
@@ -67,6 +77,7 @@ _ADDED_COLUMNS: Final = {
 """What a file of version 1 lacks, beside whole tables."""
 
 _COLUMNS: Final = TaskRecord.__struct_fields__
+_KEY_SIZE: Final = len(TaskKey._fields)
 _KEY: Final = "agent = ? AND role = ? AND task_id = ?"
 _INSERT: Final = (
     f"INSERT INTO tasks ({', '.join(_COLUMNS)})"
@@ -74,12 +85,11 @@ _INSERT: Final = (
 )
 # Whether it was collected is written by collect() alone: a record in memory may still
 # be open then, and its later updates must not undo it.
-_MUTABLE: Final = _COLUMNS[_COLUMNS.index("status") : _COLUMNS.index("collected")]
+_MUTABLE: Final = slice(_COLUMNS.index("status"), _COLUMNS.index("collected"))
 _UPDATE: Final = (
-    f"UPDATE tasks SET {', '.join(f'{c} = ?' for c in _MUTABLE)} WHERE {_KEY}"
+    f"UPDATE tasks SET {', '.join(f'{c} = ?' for c in _COLUMNS[_MUTABLE])} WHERE {_KEY}"
 )
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM tasks"
-_OPEN: Final = "(pending != 0 OR status IN ('NEW', 'ACCEPTED', 'EXECUTING'))"
 _KEEP_RESULT: Final = (
     "INSERT INTO results (agent, role, task_id, content) VALUES (?, ?, ?, ?)"
     " ON CONFLICT DO UPDATE SET content = excluded.content"
@@ -137,8 +147,14 @@ class TaskStore:
         self._path = path
         self._limits = limits or Limits()
         self._files = files
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[list[_Job] | None] = SimpleQueue()
         """Work for the thread; None is the last of it."""
+        self._gathered: list[_Job] = []
+        """Work of this turn of the loop: to wake the thread costs more than a write,
+        and for each piece of work on its own it would be woken, and commit."""
+        self._waking: asyncio.Handle | None = None
+        """Wakes the thread; a timer while all that was gathered is unhurried."""
+        self._is_hurried = False
         self._closing = False
         self._thread: threading.Thread | None = None
 
@@ -164,13 +180,14 @@ class TaskStore:
         """Finish the writes that were asked for, then close the database."""
         if not self._closing:
             self._closing = True
+            self._hand_over()
             self._jobs.put(None)
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
 
     def insert(self, record: TaskRecord) -> asyncio.Future[bool]:
         """Keep a new task; the answer is False when its key is taken."""
-        values = _values(record, _COLUMNS)
+        values = _values(record)
         snapshot = self._files and self._files.snapshot(record)
 
         def write(database: sqlite3.Connection) -> bool:
@@ -181,18 +198,37 @@ class TaskStore:
 
         return self.run(write)
 
+    def insert_all(self, records: Sequence[TaskRecord]) -> asyncio.Future[list[bool]]:
+        """Keep new tasks, all or none; False stands for a key that is taken."""
+        rows = [_values(record) for record in records]
+        files = self._files
+        snapshots = [files.snapshot(record) if files else None for record in records]
+
+        def write(database: sqlite3.Connection) -> list[bool]:
+            execute = database.execute
+            are_new = [execute(_INSERT, row).rowcount == 1 for row in rows]
+            for snapshot, is_new in zip(snapshots, are_new, strict=True):
+                if files and snapshot and is_new:
+                    files.changed(snapshot, has_new_result=False)
+            return are_new
+
+        return self.run(write)
+
     def update(
         self,
         record: TaskRecord,
         content: bytes | None = None,
         also: Work[None] | None = None,
+        *,
+        unhurried: bool = False,
     ) -> asyncio.Future[None]:
         """Keep the present state of a task, with its result if there is one now.
 
         ``also`` is done in the same transaction.
         """
-        key = record.key
-        values = (*_values(record, _MUTABLE), *key)
+        row = _values(record)
+        key = row[:_KEY_SIZE]
+        values = (*row[_MUTABLE], *key)
         snapshot = self._files and self._files.snapshot(record)
 
         def write(database: sqlite3.Connection) -> None:
@@ -204,7 +240,7 @@ class TaskStore:
             if self._files and snapshot:
                 self._files.changed(snapshot, has_new_result=content is not None)
 
-        return self.run(write)
+        return self.run(write, unhurried=unhurried)
 
     def delete(self, key: TaskKey) -> asyncio.Future[None]:
         """Forget a task and its result."""
@@ -219,7 +255,7 @@ class TaskStore:
 
     def collect(self, agent: str, task_ids: list[str]) -> asyncio.Future[None]:
         """Mark the results of submitted tasks as taken."""
-        rows = [(agent, Role.SUBMITTED, task_id) for task_id in task_ids]
+        rows = [(agent, str(Role.SUBMITTED), task_id) for task_id in task_ids]
 
         def write(database: sqlite3.Connection) -> None:
             statement = f"UPDATE tasks SET collected = 1 WHERE {_KEY}"
@@ -301,14 +337,40 @@ class TaskStore:
 
         return self.run(write)
 
-    def run(self, work: Work[_Answer]) -> asyncio.Future[_Answer]:
-        """Hand work to the thread. Its bound is the callers': each awaits its own."""
+    def run(
+        self, work: Work[_Answer], *, unhurried: bool = False
+    ) -> asyncio.Future[_Answer]:
+        """Hand work to the thread. Its bound is the callers': each awaits its own.
+
+        ``unhurried``: nobody does, so it need not wake the thread. It goes with the
+        next work, in the order of the calls, or soon.
+        """
         future: asyncio.Future[_Answer] = self._loop.create_future()
         if self._closing:
             future.set_exception(Closed("the task store is closed"))
         else:
-            self._jobs.put(_Job(work, future))
+            self._gathered.append(_Job(work, future))
+            is_hurried = not unhurried or len(self._gathered) >= _MAX_BATCH
+            if self._waking is None or (is_hurried and not self._is_hurried):
+                self._wake(is_hurried=is_hurried)
         return future
+
+    def _wake(self, *, is_hurried: bool) -> None:
+        if self._waking is not None:
+            self._waking.cancel()
+        self._is_hurried = is_hurried
+        if is_hurried:
+            self._waking = self._loop.call_soon(self._hand_over)
+        else:
+            self._waking = self._loop.call_later(UNHURRIED_S, self._hand_over)
+
+    def _hand_over(self) -> None:
+        if self._waking is not None:
+            self._waking.cancel()
+            self._waking = None
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            self._jobs.put(gathered)
 
     def _select(
         self, query: str, values: tuple[object, ...] = ()
@@ -343,14 +405,14 @@ class TaskStore:
         """Wait for work, or until files are due; False when there will be no more."""
         batch: list[_Job] = []
         try:
-            job = self._jobs.get(timeout=self._files.pause if self._files else None)
+            jobs = self._jobs.get(timeout=self._files.pause if self._files else None)
         except Empty:
             return batch, True
-        while job is not None:
-            batch.append(job)
+        while jobs is not None:
+            batch += jobs
             if len(batch) >= _MAX_BATCH or self._jobs.empty():
                 return batch, True
-            job = self._jobs.get()
+            jobs = self._jobs.get()
         return batch, False
 
     def _tell(self, answers: list[_Answered]) -> None:
@@ -440,8 +502,9 @@ def _settle(answers: list[_Answered]) -> None:
             future.set_exception(error)
 
 
-def _values(record: TaskRecord, columns: tuple[str, ...]) -> tuple[object, ...]:
-    return tuple([getattr(record, column) for column in columns])
+def _values(record: TaskRecord) -> tuple[Any, ...]:
+    # Without enumerations, for which SQLite's module looks for adapters each time.
+    return tuple(msgspec.to_builtins(record).values())
 
 
 def _record(row: tuple[Any, ...]) -> TaskRecord:

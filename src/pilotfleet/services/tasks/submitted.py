@@ -12,6 +12,7 @@ from pilotfleet.errors import (
     DecodeError,
     InvalidArgument,
     PilotError,
+    StorageError,
     TimedOut,
 )
 from pilotfleet.protocol.services.tasks import (
@@ -48,7 +49,7 @@ from pilotfleet.services.tasks.record import (
 from pilotfleet.services.tasks.table import when_done
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pilotfleet.protocol.services.receipts import SignedReceipt
     from pilotfleet.services.polo.receipts import Receipts
@@ -77,6 +78,8 @@ class Submitted:
         self._waiters: dict[TaskKey, asyncio.Future[SubmitResponse]] = {}
         self._arriving: dict[TaskKey, TaskRecord] = {}
         """Tasks whose results are being written."""
+        self.is_held: Callable[[TaskRecord], bool] = lambda record: False
+        """Whether a submission waits in our own queues for its turn to be sent."""
         self.on_pending: Callable[[TaskRecord], None] = lambda record: None
         """Called when the worker has to be told something."""
         self.on_update: Callable[[TaskRecord, bytes], None] = lambda record, text: None
@@ -111,6 +114,43 @@ class Submitted:
             when_done(added, lambda: self._added(record))
             if await asyncio.shield(added):
                 return
+        await self._submit_again(record)
+
+    async def submit_all(self, records: Sequence[TaskRecord]) -> dict[str, PilotError]:
+        """Do the same for many tasks in one write; return what was wrong, by task."""
+        errors: dict[str, PilotError] = {}
+        new: list[TaskRecord] = []
+        again: list[TaskRecord] = []
+        for record in records:
+            try:
+                _check(record)
+                if self.find(record.agent, record.task_id) is None:
+                    record.pending = Pending.SUBMIT
+                    self._table.take(record)
+                    new.append(record)
+                else:
+                    again.append(record)
+            except PilotError as error:
+                errors[record.task_id] = error
+        if new:
+            kept = self._table.keep(new)
+            when_done(kept, lambda: self._all_added(new))
+            try:
+                are_new = await asyncio.shield(kept)
+            except StorageError as error:
+                errors |= {record.task_id: error for record in new}
+            else:
+                found = zip(new, are_new, strict=True)
+                again += [record for record, is_new in found if not is_new]
+        for record in again:
+            try:
+                await self._submit_again(record)
+            except PilotError as error:
+                errors[record.task_id] = error
+        return errors
+
+    async def _submit_again(self, record: TaskRecord) -> None:
+        """Look whether a task that is known is the one that is submitted."""
         # The store answers after all earlier writes, so a record in it is durable.
         known = await self._table.store.get(record.key)
         if known is None or not record.is_repeat_of(known):
@@ -144,6 +184,10 @@ class Submitted:
             if self._waiters.get(record.key) is waiter:
                 del self._waiters[record.key]
 
+    def is_awaited(self, record: TaskRecord) -> bool:
+        """Return whether a caller waits for the worker's answer."""
+        return record.key in self._waiters
+
     def delivery_failed(self, record: TaskRecord, error: PilotError) -> None:
         """Note that a task could not be delivered; a waiting caller is told."""
         waiter = self._waiters.get(record.key)
@@ -163,7 +207,9 @@ class Submitted:
         waiter = self._waiters.get(record.key)
         if message.is_accepted:
             # Not waited for: after a crash the task is sent and answered again.
-            self._table.set(record, pending=Pending.NOTHING, delivered=self._wall())
+            self._table.set_soon(
+                record, pending=Pending.NOTHING, delivered=self._wall()
+            )
         elif waiter is not None:
             self._withdraw(record)
         else:
@@ -242,6 +288,12 @@ class Submitted:
         if record is not None and record.pending is Pending.CANCEL:
             self._table.set(record, pending=Pending.NOTHING)
 
+    def prolong(self, records: Iterable[TaskRecord], lost_s: float) -> None:
+        """Give deliveries the time back in which this process had no turn."""
+        for record in records:
+            if record.pending is Pending.SUBMIT:
+                record.deliver_by += lost_s
+
     def check_limits(self, record: TaskRecord) -> None:
         """Apply the time limits to one open task."""
         now = self._wall()
@@ -251,7 +303,7 @@ class Submitted:
             # Told to the worker as well: its clock may have stood still.
             self._call_off(record, Input.EXPIRE, OVERDUE)
         elif record.pending is Pending.SUBMIT:
-            if now > record.deliver_by:
+            if now > record.deliver_by and not self.is_held(record):
                 error = TimedOut(f"node {record.peer} does not answer")
                 self.delivery_failed(record, error)
         elif record.status is Status.NEW:
@@ -355,6 +407,10 @@ class Submitted:
             status = ACCEPTED_STATUS if was_taken else REJECTED_STATUS
             text = record.justification
             waiter.set_result(SubmitResponse(record.task_id, status, text))
+
+    def _all_added(self, records: Sequence[TaskRecord]) -> None:
+        for record in records:
+            self._added(record)
 
     def _added(self, record: TaskRecord) -> None:
         if self._is_open(record):

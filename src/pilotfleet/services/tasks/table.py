@@ -7,22 +7,27 @@ it, and taken back if the store refuses it.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.errors import Busy
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from pilotfleet.protocol.services.taskstate import Input, Role
     from pilotfleet.services.tasks.record import TaskKey, TaskRecord
     from pilotfleet.services.tasks.store import TaskStore, Work
 
 __all__ = ["Bounds", "TaskTable", "when_done"]
+
+# Of our choosing.
+SOON_S: Final = 1.0
+"""What nobody waits for is written after this time: most tasks have ended by then,
+and the end is written anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,9 @@ class TaskTable:
         self._results: dict[TaskKey, bytes] = {}
         self._result_bytes = 0
         self._with_deadline: dict[TaskKey, TaskRecord] = {}
+        self._unwritten: dict[TaskKey, TaskRecord] = {}
+        """What was changed in memory only."""
+        self._writing: asyncio.TimerHandle | None = None
 
     async def load(self) -> list[TaskRecord]:
         """Take over what an earlier run of the daemon left open."""
@@ -80,14 +88,36 @@ class TaskTable:
         Raises:
             Busy: The agent or the host has too many open tasks.
         """
+        self.take(record)
+        future = self.store.insert(record)
+        future.add_done_callback(functools.partial(self._inserted, record))
+        return future
+
+    def take(self, record: TaskRecord) -> None:
+        """Take a new task into memory; :meth:`keep` has to follow.
+
+        Raises:
+            Busy: The agent or the host has too many open tasks.
+        """
         table = self._tables.get((record.agent, record.role), {})
         if len(table) >= self._bounds.open_per_agent:
             raise Busy(f"{record.agent} has {len(table)} open tasks")
         if self._bytes + len(record.description) > self._bounds.open_bytes:
             raise Busy("the open tasks of this daemon fill their memory")
         self._put(record)
-        future = self.store.insert(record)
-        future.add_done_callback(functools.partial(self._inserted, record))
+
+    def keep(self, records: Sequence[TaskRecord]) -> asyncio.Future[list[bool]]:
+        """Keep tasks that were taken; False stands for an id that the store knows."""
+        future = self.store.insert_all(records)
+
+        def check(future: asyncio.Future[list[bool]]) -> None:
+            is_lost = future.cancelled() or future.exception() is not None
+            kept = [False] * len(records) if is_lost else future.result()
+            for record, is_new in zip(records, kept, strict=True):
+                if not is_new:
+                    self._drop(record)
+
+        future.add_done_callback(check)
         return future
 
     def change(
@@ -107,13 +137,47 @@ class TaskTable:
         before = copy.copy(record)
         if not record.move(event, justification):
             return None
-        return self._apply(record, before, fields, content, also)
+        self._apply(record, fields, content)
+        done = self.store.update(record, content, also)
+        done.add_done_callback(functools.partial(self._updated, record, before))
+        return done
 
     def set(
-        self, record: TaskRecord, *, also: Work[None] | None = None, **fields: Any
+        self,
+        record: TaskRecord,
+        *,
+        also: Work[None] | None = None,
+        unhurried: bool = False,
+        **fields: Any,
     ) -> asyncio.Future[None]:
-        """Set fields of a task that stays in its state."""
-        return self._apply(record, copy.copy(record), fields, None, also)
+        """Set fields of a task that stays in its state.
+
+        ``unhurried``: nobody waits for it to be durable.
+        """
+        before = copy.copy(record)
+        self._apply(record, fields, None)
+        done = self.store.update(record, also=also, unhurried=unhurried)
+        done.add_done_callback(functools.partial(self._updated, record, before))
+        return done
+
+    def set_soon(self, record: TaskRecord, **fields: Any) -> None:
+        """Set fields of an open task; on the disk with its next change, or soon."""
+        for name, value in fields.items():
+            setattr(record, name, value)
+        self._unwritten[record.key] = record
+        if self._writing is None:
+            loop = asyncio.get_running_loop()
+            self._writing = loop.call_later(SOON_S, self.write_all)
+
+    def write_all(self) -> None:
+        """Have the store write what was to be written soon."""
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
+        unwritten, self._unwritten = self._unwritten, {}
+        for record in unwritten.values():
+            # Nobody was told of it: should the disk refuse, the next change brings it.
+            self.store.update(record).add_done_callback(lambda done: done.exception())
 
     def remove(self, record: TaskRecord) -> None:
         """Forget a task as if it had never been."""
@@ -131,13 +195,8 @@ class TaskTable:
         return await self.store.result(record.key) or b""
 
     def _apply(
-        self,
-        record: TaskRecord,
-        before: TaskRecord,
-        fields: dict[str, Any],
-        content: bytes | None,
-        also: Work[None] | None,
-    ) -> asyncio.Future[None]:
+        self, record: TaskRecord, fields: dict[str, Any], content: bytes | None
+    ) -> None:
         for name, value in fields.items():
             setattr(record, name, value)
         if content is not None:
@@ -146,9 +205,7 @@ class TaskTable:
             self._put(record)
         else:
             self._drop(record)
-        future = self.store.update(record, content, also)
-        future.add_done_callback(functools.partial(self._updated, record, before))
-        return future
+        self._unwritten.pop(record.key, None)
 
     def _inserted(self, record: TaskRecord, future: asyncio.Future[bool]) -> None:
         if future.cancelled() or future.exception() or not future.result():
@@ -163,6 +220,8 @@ class TaskTable:
             setattr(record, name, getattr(before, name))
         if record.is_open:
             self._put(record)
+            # There may have been something to write soon that was to go with this.
+            self.set_soon(record)
 
     def _put(self, record: TaskRecord) -> None:
         table = self._tables.setdefault((record.agent, record.role), {})
@@ -177,6 +236,7 @@ class TaskTable:
         if table is not None and table.get(record.task_id) is record:
             del table[record.task_id]
             self._with_deadline.pop(record.key, None)
+            self._unwritten.pop(record.key, None)
             self._bytes -= len(record.description)
             if not table:
                 del self._tables[record.agent, record.role]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.errors import Busy
-from pilotfleet.protocol.services.taskstate import FINAL
+from pilotfleet.protocol.services.taskstate import FINAL, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,6 +43,10 @@ class Watchers:
             for sessions in self._watchers.values()
             for backlog in sessions.values()
         )
+
+    def has(self, agent: str) -> bool:
+        """Return whether anybody is told about an agent's tasks."""
+        return agent in self._watchers
 
     def add(self, agent: str, session: PushSession) -> bool:
         """Tell a connection about an agent's tasks; False when it is told already.
@@ -134,6 +138,8 @@ def update_push(record: TaskRecord, content: bytes) -> dict[str, Any]:
         push["error"] = record.error
     if record.retryable:
         push["retryable"] = True
+    if record.status is Status.EXPIRED and not record.delivered:
+        push["delivered"] = False
     if record.result_type:
         push["result_type"] = record.result_type
         push["result_size"] = record.result_size

@@ -1,0 +1,42 @@
+"""The registry's watches, in virtual time.
+
+Table, comparison and rows are those of the real ``registry.watching``; only its task,
+which sleeps, is replaced: somebody else says when to look.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pilotfleet.registry.watching import Watching
+
+if TYPE_CHECKING:
+    from pilotfleet.protocol.registry.messages import Reply
+    from pilotfleet.registry.context import PeerContext
+    from pilotfleet.registry.watching import _Waiter
+
+
+class WaitingRoom(Watching):
+    """The registry's watches, with nobody who sleeps until the next look."""
+
+    waiting_now: _Waiter | None = None
+    """Whose question was just found to have no news yet."""
+
+    async def _wait(self, waiter: _Waiter, peer: PeerContext, wait_s: float) -> Reply:
+        self._waiting[waiter.watch.name] = self.waiting_now = waiter
+        self._groups.setdefault(waiter.group, {})[waiter.watch.name] = waiter
+        return {}
+
+    async def look(self) -> list[_Waiter]:
+        """Look once for all who wait; return those who have their answer."""
+        await self._look()
+        return [each for each in self._waiting.values() if each.answer.done()]
+
+    def answer_now(self, waiter: _Waiter) -> Reply:
+        """Return what there is to tell, after a look or at the end of the wait."""
+        if not waiter.answer.done():
+            self._time_out(waiter)
+        self._remove(waiter)
+        found = waiter.answer.result()
+        assert not isinstance(found, Exception), found
+        return found or self._reply(self._watches.unchanged(waiter.watch))
