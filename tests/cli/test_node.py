@@ -178,7 +178,7 @@ def test_find_agents_asks_the_registry_through_the_daemon(shell: Shell) -> None:
         "online": True,
         "limit": 5,
         "cursor": "x",
-        "fresh": True,
+        "cached": False,
     }
     body = {"type": "search_ok", "agents": [row], "total": 9, "next_cursor": "y"}
     frames = called("search", body, **query)
@@ -197,7 +197,7 @@ def test_find_agents_asks_the_registry_through_the_daemon(shell: Shell) -> None:
 def test_find_agents_tells_the_age_of_an_answer_from_memory(shell: Shell) -> None:
     query = {
         **{"tags": ["a"], "any": False, "hostname_prefix": "", "online": False},
-        **{"limit": 50, "cursor": "", "fresh": False},
+        **{"limit": 50, "cursor": "", "cached": True},
     }
     body = {"type": "search_ok", "agents": [], "total": 0, "age_s": 1.25}
     frames = called("search", body, **query)
@@ -221,7 +221,7 @@ def test_refused_search_tells_whose_fault_it_is(
         "search",
         {},
         **{"tags": [], "any": False, "hostname_prefix": "", "online": False},
-        **{"limit": 50, "cursor": "zzz", "fresh": True},
+        **{"limit": 50, "cursor": "zzz", "cached": False},
     )
     failure = {"code": "connection_failed", "message": said}
     frames[1] = ["s2c", frame(0x81, {"id": 1, "error": failure})]

@@ -76,9 +76,9 @@ def kept(clock: Clock) -> Discovery:
 
 
 async def ask(kept: Discovery, asker: Asker, **fields: Any) -> dict[str, Any]:
-    fresh = fields.pop("fresh", False)
+    cached = fields.pop("cached", True)
     query = {**QUERY, **fields}
-    return await kept.search(cast("Agent", asker), query, fresh=fresh)
+    return await kept.search(cast("Agent", asker), query, cached=cached)
 
 
 async def test_equal_question_is_answered_from_memory(
@@ -129,15 +129,15 @@ async def test_other_question_or_agent_is_asked(kept: Discovery) -> None:
 
 async def test_order_of_fields_does_not_matter(kept: Discovery) -> None:
     asker = Asker()
-    await kept.search(cast("Agent", asker), {"tags": ["a"], "limit": 5})
-    await kept.search(cast("Agent", asker), {"limit": 5, "tags": ["a"]})
+    await kept.search(cast("Agent", asker), {"tags": ["a"], "limit": 5}, cached=True)
+    await kept.search(cast("Agent", asker), {"limit": 5, "tags": ["a"]}, cached=True)
     assert len(asker.asked) == 1
 
 
 async def test_fresh_asks_and_is_kept(kept: Discovery) -> None:
     asker = Asker()
     await ask(kept, asker)
-    assert (await ask(kept, asker, fresh=True))["total"] == 2
+    assert (await ask(kept, asker, cached=False))["total"] == 2
     assert (await ask(kept, asker))["total"] == 2
 
 
@@ -197,7 +197,7 @@ async def test_fresh_does_not_join_an_older_question(kept: Discovery) -> None:
     asker.gate.clear()
     older = asyncio.ensure_future(ask(kept, asker))
     await asyncio.sleep(0)
-    fresh = asyncio.ensure_future(ask(kept, asker, fresh=True))
+    fresh = asyncio.ensure_future(ask(kept, asker, cached=False))
     await asyncio.sleep(0)
     asker.gate.set()
     assert (await fresh)["total"] != (await older)["total"]
@@ -211,7 +211,7 @@ async def test_older_question_does_not_replace_a_fresh_answer(kept: Discovery) -
     await asyncio.sleep(0)
     asker.gate = asyncio.Event()
     asker.gate.set()
-    assert (await ask(kept, asker, fresh=True))["total"] == 2
+    assert (await ask(kept, asker, cached=False))["total"] == 2
     late.set()
     assert (await older)["total"] == 1
     assert (await ask(kept, asker))["total"] == 2
@@ -223,7 +223,7 @@ async def test_fresh_answer_without_a_match_replaces_one_with_it(
     asker = Asker()
     await ask(kept, asker)
     asker.rows = 0
-    await ask(kept, asker, fresh=True)
+    await ask(kept, asker, cached=False)
     assert (await ask(kept, asker))["agents"] == []
 
 
@@ -253,11 +253,11 @@ async def test_agents_see_what_their_host_changes(tmp_path: Path) -> None:
         world.host("a", "one", "two") as host,
     ):
         one, two = host.agents["one"], host.agents["two"]
-        found = await two.search(hostname_prefix="one")
+        found = await two.search(hostname_prefix="one", cached=True)
         assert found["agents"][0]["tags"] == []
         await one.registry("set_tags", node_id=one.node_id, tags=["new"])
-        found = await two.search(hostname_prefix="one")
+        found = await two.search(hostname_prefix="one", cached=True)
         assert found["agents"][0]["tags"] == ["new"]
         assert "age_s" not in found
-        assert "age_s" in await two.search(hostname_prefix="one")
-        assert "age_s" not in await two.search(hostname_prefix="one", fresh=True)
+        assert "age_s" in await two.search(hostname_prefix="one", cached=True)
+        assert "age_s" not in await two.search(hostname_prefix="one")

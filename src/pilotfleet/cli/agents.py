@@ -49,8 +49,7 @@ def find_agents(context: Context, arguments: Arguments) -> None:
             online=arguments.enabled("online"),
             limit=limit,
             cursor=arguments.text("cursor"),
-            # Whoever types this wants to see what was started a moment ago.
-            fresh=not arguments.enabled("cached"),
+            cached=arguments.enabled("cached"),
         )
     except ConnectionFailed as error:
         # The registry's refusals carry no code, only their text.

@@ -186,7 +186,7 @@ class Agent:
         any: bool = False,
         limit: int | None = None,
         online: bool = True,
-        fresh: bool = False,
+        cached: bool = False,
     ) -> AsyncGenerator[FoundAgent, None]:
         """Yield the agents that carry tags, in the order of their node ids.
 
@@ -197,8 +197,8 @@ class Agent:
             any: One of the tags is enough.
             limit: At most so many.
             online: Only those heard of in the last three minutes.
-            fresh: Ask the registry. Otherwise an equal question of the last two
-                seconds may be answered from the daemon's memory.
+            cached: The answer to an equal question of the last two seconds will do:
+                then it may come from the daemon's memory.
         """
         cursor, left = "", limit if limit is not None else sys.maxsize
         while left > 0:
@@ -209,7 +209,7 @@ class Agent:
                 online=online,
                 limit=min(left, PAGE),
                 cursor=cursor,
-                fresh=fresh,
+                cached=cached,
             )
             for row in page.get("agents", ()):
                 yield FoundAgent.from_row(row)

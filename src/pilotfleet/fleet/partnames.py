@@ -44,9 +44,7 @@ async def check_names(socket: Path, hosts: Collection[str], part: Part) -> None:
         missing = next((name for name in hosts if name not in named), None)
         if missing is None:
             return
-        found = await client.call(
-            "search", hostname_prefix=missing, online=True, fresh=True
-        )
+        found = await client.call("search", hostname_prefix=missing, online=True)
         holders = [
             row for row in found.get("agents", []) if row.get("hostname") == missing
         ]

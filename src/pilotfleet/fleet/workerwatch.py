@@ -114,7 +114,6 @@ class WorkerWatch:
                 "search",
                 tags=list(tags),
                 online=True,
-                fresh=True,
                 limit=PAGE,
                 cursor=cursor,
                 **self._agent,

@@ -396,13 +396,13 @@ class Agent(Engine):
         """
         return await self.host.routing.resolve_hostname(self, name)
 
-    async def search(self, *, fresh: bool = False, **query: Any) -> dict[str, Any]:
+    async def search(self, *, cached: bool = False, **query: Any) -> dict[str, Any]:
         """Search agents by tags (extension); see ``RegistryClient.search``.
 
-        An equal question of the last two seconds is answered from memory, unless
-        ``fresh``; see `Discovery`.
+        With ``cached`` the answer to an equal question of the last two seconds, from
+        memory, will do; see `Discovery`.
         """
-        return await self.host.discovery.search(self, query, fresh=fresh)
+        return await self.host.discovery.search(self, query, cached=cached)
 
     async def list_trust(self, **query: Any) -> dict[str, Any]:
         """List who trusts whom (extension); see ``RegistryClient.list_trust``.

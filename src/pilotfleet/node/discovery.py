@@ -1,14 +1,14 @@
 """Answers to searches, kept for a moment.
 
-Programs that ask the same in a loop, or many that start together, get one answer of
-the registry: questions that are out are shared, and an answer holds for about two
-seconds. Never longer than it is true as far as this host knows: whatever one of its
-agents changes at the registry (tags, name, visibility, memberships, trust) forgets all
-answers. An answer without a match is not kept, for somebody may be waiting for the
-first one.
+For programs that ask the same in a loop, or many that start together, and say that an
+answer of a moment ago will do (``cached``): they get one answer of the registry.
+Questions that are out are shared, and an answer holds for about two seconds. Never
+longer than it is true as far as this host knows: whatever one of its agents changes at
+the registry (tags, name, visibility, memberships, trust) forgets all answers. An answer
+without a match is not kept, for somebody may be waiting for the first one.
 
 What an agent of another host changes is seen after two seconds at the latest. Who
-cannot have that asks with ``fresh``, and gets what the registry says from then on.
+cannot have that asks without, and gets what the registry says from then on.
 
 A running watch does not answer searches, though it knows the rows: it is not told when
 an agent was last seen, and a search says so.
@@ -75,20 +75,20 @@ class Discovery:
         self._generation = 0
 
     async def search(
-        self, agent: Agent, query: dict[str, Any], *, fresh: bool = False
+        self, agent: Agent, query: dict[str, Any], *, cached: bool = False
     ) -> dict[str, Any]:
         """Return the body of ``search_ok``; from memory, its age is in ``age_s``.
 
         Args:
             agent: Who asks.
             query: The fields of the question.
-            fresh: Ask the registry, now, whatever is known.
+            cached: An equal question's answer of the last two seconds will do.
 
         Raises:
             PilotError: As the registry's client does.
         """
         key = agent.name, msgspec.json.encode(query, order="deterministic")
-        if fresh:
+        if not cached:
             return (await self._ask_afresh(agent, key, query)).body
         now = self._host.now()
         known = self._answers.get(key, now)

@@ -253,7 +253,7 @@ def test_the_dashboard_is_sound() -> None:
 
 
 def test_the_reference_lists_every_metric_and_no_other() -> None:
-    ours, _, _ = REFERENCE.read_text().partition("## Watches at the rendezvous")
+    ours, _, _ = REFERENCE.read_text().partition("## The rendezvous")
     listed = set(re.findall(r"^\| `(pilot_[a-z_]+)`", ours, re.M))
     there = {re.sub(r"_(bucket|count|sum)$", "", name) for name in all_metrics()}
     assert listed == there

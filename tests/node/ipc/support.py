@@ -189,8 +189,8 @@ class TinyAgent:
     async def resolve_hostname(self, name: str) -> dict[str, Any]:
         return await self.registry("resolve_hostname", hostname=name)
 
-    async def search(self, **query: Any) -> dict[str, Any]:
-        return await self.registry("search", **query)
+    async def search(self, *, cached: bool, **query: Any) -> dict[str, Any]:
+        return await self.registry("cached search" if cached else "search", **query)
 
     async def join_network(self, network: int, token: str) -> dict[str, Any]:
         return await self.registry("join_network", network_id=network, token=token)

@@ -674,6 +674,9 @@ async def test_search_and_broker(client: RawClient, host: TinyHost) -> None:
     assert found["result"] == {"agents": [], "total": 0}
     request = {"type": "search", "tags": ["text"], "limit": 5}
     assert host.default_agent.requests == [request]
+    host.answers["cached search"] = {"agents": [], "total": 0, "age_s": 1.0}
+    found = await _call(client, "search", cached=True)
+    assert found["result"]["age_s"] == 1.0
     assert (await _call(client, "broker"))["result"] == {
         "broker": "hub",
         "brokers": ["hub", "other"],

@@ -122,7 +122,7 @@ class DirectoryWatch:
         """Tell whether the registry answers: silence would look like no change."""
         try:
             async with asyncio.timeout(QUESTION_S):
-                async for _ in agent.find(online=False, limit=1, fresh=True):
+                async for _ in agent.find(online=False, limit=1):
                     pass
         except (PilotError, TimeoutError) as error:
             logger.info("directory of fleet %s: %s", self._view.fleet, error)
@@ -137,7 +137,7 @@ class DirectoryWatch:
                     await watch.receive()
 
     async def _read_agents(self, agent: Agent) -> None:
-        question = agent.find(online=False, limit=MAX_AGENTS, fresh=True)
+        question = agent.find(online=False, limit=MAX_AGENTS)
         rows = [directory_row(found) async for found in question]
         self._view.take_agents(rows, at=self._now())
 

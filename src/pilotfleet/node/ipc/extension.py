@@ -77,9 +77,7 @@ async def _search(
 ) -> dict[str, Any]:
     """Search the registry for agents by tag."""
     query = {key: params[key] for key in _SEARCH_FIELDS & params.keys()}
-    if params.get("fresh") is True:
-        query["fresh"] = True
-    return await agent.search(**query)
+    return await agent.search(cached=params.get("cached") is True, **query)
 
 
 async def _list_trust(
