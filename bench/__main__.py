@@ -81,6 +81,8 @@ def _sum_up(runs: Sequence[saved.Run]) -> None:
 
 
 def _put_together(folder: Path) -> int:
+    if all(saved.load(folder, name) is None for name in BY_NAME):
+        return _nothing_measured()
     latest = saved.collect(folder, BY_NAME)
     drawn = plots.draw_all(latest, folder)
     files = [folder / saved.LATEST, folder / saved.TEXT, *drawn]
@@ -95,19 +97,30 @@ def _print_goals(folder: Path) -> int:
 
 
 def _write_page(folder: Path) -> int:
-    page = document.PAGE.read_text()
-    document.PAGE.write_text(document.filled(page, saved.load_latest(folder)))
+    latest = saved.load_latest(folder)
+    if not latest.runs:
+        return _nothing_measured()
+    document.PAGE.write_text(document.filled(document.PAGE.read_text(), latest))
+    print(f"written: {document.PAGE.relative_to(ROOT)}", file=sys.stderr)
     return 0
+
+
+def _nothing_measured() -> int:
+    print("nothing was measured here yet: run make bench", file=sys.stderr)
+    return 1
 
 
 def _print_tables(names: Sequence[str], folder: Path) -> int:
+    status = 0
     for name in names:
         run = saved.load(folder, name)
         if run is None:
-            print(f"{name} was not measured here yet", file=sys.stderr)
+            command = BY_NAME[name].command
+            print(f"{name} was not measured here yet: run {command}", file=sys.stderr)
+            status = 1
         else:
             print(document.of_run(run), end="\n\n")
-    return 0
+    return status
 
 
 COMMANDS: dict[str, Callable[[Path], int]] = {
@@ -137,10 +150,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(word) for word in text.split(","))
+    words = text.split(",")
+    if not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of numbers from 1, such as 50,200"
+        )
+    return tuple(map(int, words))
 
 
 if __name__ == "__main__":
     # By default it would leave the programs that are measured running.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit("interrupted; what was measured until then is kept")

@@ -282,7 +282,8 @@ def _many_publishers(agents: int, options: Options) -> Table:
     )
     note = (
         "Every agent has a tunnel and a stream of its own to the broker and publishes"
-        f" its health each {INTERVAL_S:g} s; one subscriber takes all of it. All heard:"
+        f" its health each {INTERVAL_S:g} s; one subscriber, a program at the broker's"
+        " daemon, takes all of it, which costs that daemon as well. All heard:"
         f" from the first publication, with {MANY / FIRST_ROUND_S:g} new tunnels a"
         " second; what is lost counts from there on. Memory: of the whole daemon."
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bench.directory import entries, tag_of
+from pilotfleet.cli.serving import GC_THRESHOLD
 from pilotfleet.protocol.registry.endpoints import parse_endpoint
 from pilotfleet.registry.config import ServiceConfig
 from pilotfleet.registry.directory.directory import Directory
@@ -41,10 +42,12 @@ class Population:
         self.size = size
         self.directory = Directory()
         wall = time.time() + AHEAD_S
-        # As the programs have it: what stays is not looked through again and again.
+        # As the programs have it: what stays is not looked through again and again, and
+        # what comes is looked through seldom.
         gc.disable()
         self.directory.load(entries(size, wall), wall=wall)
         gc.freeze()
+        gc.set_threshold(*GC_THRESHOLD)
         gc.enable()
         self.service = RegistryService(
             self.directory,

@@ -14,6 +14,7 @@ from bench.simulation.costs import ServiceTimes
 from bench.simulation.options import RunOptions
 from bench.simulation.realrun import with_connections
 from bench.simulation.report import tables_of
+from bench.simulation.sharedstore import with_shared_store
 from bench.simulation.world import SimulatedWorld
 
 FLAGS = {
@@ -33,19 +34,26 @@ FLAGS = {
 
 def main() -> None:
     """Run, and print the tables."""
-    words = _parser().parse_args()
+    parser = _parser()
+    words = parser.parse_args()
     chosen = {name: getattr(words, name) for name, _, _ in FLAGS.values()}
-    options = RunOptions(
-        **{name: value for name, value in chosen.items() if value is not None},
-        batch=words.batch == "on",
-        cold=words.cold,
-        watchers=words.watchers == "on",
-    )
+    try:
+        options = RunOptions(
+            **{name: value for name, value in chosen.items() if value is not None},
+            batch=words.batch == "on",
+            cold=words.cold,
+            watchers=words.watchers == "on",
+        )
+    except ValueError as error:
+        parser.error(str(error))
     if words.times is None:
         print("measuring service times …", file=sys.stderr, flush=True)
-        table = with_connections(asyncio.run(calibrate()))
+        table = with_shared_store(with_connections(asyncio.run(calibrate())))
     else:
-        table = ServiceTimes.load(words.times)
+        try:
+            table = ServiceTimes.load(words.times)
+        except (OSError, ValueError, TypeError) as error:
+            parser.error(f"no table of service times in {words.times}: {error}")
     if words.save_times is not None:
         table.save(words.save_times)
     asyncio.run(_run(options, table))

@@ -29,12 +29,16 @@ class Account:
     """Processor time of sweeps and last-seen times: measured."""
     watching_s: float = 0.0
     """Processor time of looks at what watchers have not been told: measured."""
+    compared: int = 0
+    """Watches that were compared in these."""
     told: int = 0
     """Rows in answers to watchers."""
     checks: int = 0
     """Signatures that were not remembered."""
     changes: int = 0
     """Changes that went to the store."""
+    seen_blocks: int = 0
+    """Of these, what maintenance wrote: last-seen times of 256 nodes each."""
     bytes_in: int = 0
     bytes_out: int = 0
     datagrams: int = 0

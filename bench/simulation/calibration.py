@@ -11,6 +11,7 @@ from bench.simulation.costs import (
     ServiceTimes,
     apply_seen_us,
     apply_us,
+    compare_us,
     store_us,
     verify_us,
 )
@@ -29,6 +30,8 @@ NODES = 2_048
 TOGETHER = 64
 """Requests in one arrival, as ``LinkConfig.pipeline`` allows."""
 BATCH = 128
+COMPARED = (2_001, 60_001)
+"""Directories in which watches are compared: what it takes grows with them."""
 LOCAL = "127.0.0.1"
 ROW = "row"
 WAKE_US = 40.0
@@ -39,6 +42,8 @@ async def calibrate(*, nodes: int = NODES, wake_us: float = WAKE_US) -> ServiceT
     """Measure what each type of request costs, alone and in a batch."""
     alone = await _Bench(nodes, batch=False).run()
     batched = await _Bench(nodes, batch=True).run()
+    few, many = (compare_us(size) for size in COMPARED)
+    slope = max(0.0, 1_000 * (many - few) / (COMPARED[1] - COMPARED[0]))
     return ServiceTimes(
         alone,
         batched,
@@ -46,6 +51,8 @@ async def calibrate(*, nodes: int = NODES, wake_us: float = WAKE_US) -> ServiceT
         store=await store_us(),
         wake=wake_us,
         row=alone.pop(ROW),
+        compare=few - slope * COMPARED[0] / 1_000,
+        compare_more=slope,
         apply=apply_us(),
         apply_seen=apply_seen_us(),
     )

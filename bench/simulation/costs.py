@@ -9,18 +9,21 @@ code, and a saved table repeats a run exactly.
 from __future__ import annotations
 
 import json
+import statistics
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.simulation.identities import stored
+from bench.simulation.identities import TEAM, stored, team_of
 from pilotfleet.protocol.identity import Identity, verify
 from pilotfleet.protocol.registry.signatures import VerificationCache
 from pilotfleet.registry.directory.directory import Directory
 from pilotfleet.registry.directory.liveness import BLOCK, encode_seen_block
 from pilotfleet.registry.directory.records import seen_key
+from pilotfleet.registry.directory.search import Query
+from pilotfleet.registry.directory.watches import Question, Watches
 from pilotfleet.registry.store.base import Change, Entry, Store
 from pilotfleet.registry.store.sqlite import SqliteStore
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
 
     from pilotfleet.protocol.registry.signatures import SignedText
+    from pilotfleet.registry.directory.watches import Watch
 
 US = 1e-6
 SAMPLE = 500
@@ -54,6 +58,14 @@ class ServiceTimes:
     real rendezvous process, beyond what its requests cost."""
     row: float = 2.0
     """One agent in an answer to a watcher, encoding included."""
+    compare: float = 50.0
+    """A watch of a team that is compared, since somebody else has changed."""
+    compare_more: float = 0.5
+    """The same for each further 1,000 nodes in the directory."""
+    share: float = 22.0
+    """One change in NATS, where replicas share a store: the writer's part."""
+    follow: float = 23.0
+    """One stored entry that the watch of NATS brings, one's own or another's."""
     apply: float = 8.0
     """One stored entry that another replica wrote, taken over."""
     apply_seen: float = 300.0
@@ -67,6 +79,10 @@ class ServiceTimes:
         """Return the time of one request in seconds."""
         table = self.batched if batched else self.alone
         return US * table.get(kind, self.other)
+
+    def compare_s(self, nodes: int) -> float:
+        """Return the time of comparing a watch with so many nodes, in seconds."""
+        return US * (self.compare + self.compare_more * nodes / 1_000)
 
     def save(self, path: Path) -> None:
         """Write the table."""
@@ -172,6 +188,29 @@ async def store_us(count: int = STORE_SAMPLE) -> float:
                 await store.write([Change(f"node.{n}", value, None) for n in numbers])
             spent = time.process_time() - begin
     return spent / count / US
+
+
+def compare_us(nodes: int, *, watches: int = 10, rounds: int = 100) -> float:
+    """Return what it takes to find that there is no news for the watch of a team."""
+    directory = Directory()
+    directory.load(stored(nodes, ["10.0.0.1"], nodes, 1), wall=2.0)
+    followed: list[Watch] = []
+    table = Watches(directory, make_name=lambda: str(len(followed)))
+    for team in range(min(watches, (nodes - 1) // TEAM)):
+        asked = Question(Query(tags=(team_of(team * TEAM),)), limit=TEAM)
+        told = table.compare(table.open(asked, 0.0), TEAM)
+        followed.append(table.open(replace(asked, watch=told.watch, seq=told.seq), 0.0))
+    took: list[float] = []
+    for _ in range(rounds):
+        # Of the last team, which nobody follows.
+        directory.changes.note_row(nodes)
+        begin = time.thread_time()
+        for watch in followed:
+            table.compare(watch, TEAM)
+        took.append(time.thread_time() - begin)
+    # A few that others have disturbed must not count: it is a small difference of two
+    # of these that says how it grows.
+    return statistics.median(took) / len(followed) / US
 
 
 def apply_us(count: int = 5_000) -> float:

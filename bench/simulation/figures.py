@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 SEEN_BLOCK_BYTES = 1_100
-"""A block of last-seen times with its key, as the watch of a store brings it."""
+"""A block of last-seen times with its key, on the way to or from NATS: an estimate."""
 ENTRY_BYTES = 300
-"""Another entry that the watch of a store brings: an estimate."""
+"""Another entry on that way: an estimate."""
 SEEN_S = 60.0
 """Between two writes of last-seen times (``ServiceConfig.flush_interval_s``)."""
 REPLICAS = (1, 2, 4, 8)
@@ -67,13 +67,19 @@ def cpu_of(outcome: Outcome, times: ServiceTimes) -> Cpu:
     )
 
 
-def memory_mib(outcome: Outcome, times: ServiceTimes) -> float | None:
-    """Return what the nodes and their connections take, in MiB."""
-    if outcome.loaded is None:
+def memory_mib(
+    outcome: Outcome, times: ServiceTimes, *, replicas: int = 1
+) -> float | None:
+    """Return what the nodes and their connections take, in MiB.
+
+    A replica remembers signatures and addresses of those only that talk to it.
+    """
+    options, loaded = outcome.options, outcome.loaded
+    if loaded is None:
         return None
-    options = outcome.options
     connections = options.hosts * (options.links if options.per_host > 1 else 1)
-    return (outcome.loaded.bytes + connections * times.connection_bytes) / MIB
+    own = loaded.bytes - loaded.directory_bytes + connections * times.connection_bytes
+    return (loaded.directory_bytes + own / replicas) / MIB
 
 
 def megabits(outcome: Outcome) -> tuple[float, float]:
@@ -89,7 +95,7 @@ def search_ms(outcome: Outcome, share: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """What each of some replicas needs: a model on measured units."""
+    """What each of some replicas needs: calculated with measured units."""
 
     replicas: int
     cores: float
@@ -99,23 +105,29 @@ class Replica:
 
 
 def replica_of(outcome: Outcome, times: ServiceTimes, replicas: int) -> Replica:
-    """Return the needs of one of N replicas on a store that they share.
+    """Return the needs of one of N replicas on a NATS store that they share.
 
-    Each answers an N-th of the requests and keeps the whole directory. What the others
-    write reaches it through the watch: their changes, and their last-seen times in
-    blocks once a minute.
+    Each answers an N-th of the requests, and keeps the whole directory and looks after
+    it. What anyone writes reaches it through the watch, its own changes too: changes of
+    nodes, and last-seen times in blocks once a minute. A single one has SQLite.
     """
-    account, seconds = outcome.account, outcome.virtual_s
-    cpu, (mbit_in, mbit_out) = cpu_of(outcome, times), megabits(outcome)
-    others = (replicas - 1) / replicas
+    if replicas == 1:
+        cpu, memory = cpu_of(outcome, times), memory_mib(outcome, times)
+        return Replica(1, cpu.total, memory, *megabits(outcome))
+    account, cpu = outcome.account, cpu_of(outcome, times)
+    nodes = (account.changes - account.seen_blocks) / outcome.virtual_s / replicas
     # A block is written by each replica that heard one of its 256 nodes: by all.
-    blocks = (replicas - 1) * outcome.options.agents / BLOCK / SEEN_S
-    written = account.changes / seconds * others
-    following = US * (times.apply * written + times.apply_seen * blocks)
+    blocks = outcome.options.agents / BLOCK / SEEN_S
+    others = replicas - 1
+    sharing = US * (times.share + replicas * times.follow) * (nodes + blocks)
+    sharing += US * others * (times.apply * nodes + times.apply_seen * blocks)
+    divided = cpu.total - cpu.storing - cpu.maintenance
+    sent = 8e-6 * (nodes * ENTRY_BYTES + blocks * SEEN_BLOCK_BYTES)
+    mbit_in, mbit_out = megabits(outcome)
     return Replica(
         replicas,
-        cpu.total / replicas + following,
-        memory_mib(outcome, times),
-        mbit_in / replicas + 8e-6 * (blocks * SEEN_BLOCK_BYTES + written * ENTRY_BYTES),
-        mbit_out / replicas,
+        divided / replicas + cpu.maintenance + sharing,
+        memory_mib(outcome, times, replicas=replicas),
+        mbit_in / replicas + replicas * sent,
+        mbit_out / replicas + sent,
     )

@@ -23,7 +23,7 @@ from pilotfleet.client import pacing
 from pilotfleet.node.gathering import MAX_GATHERED
 from pilotfleet.node.memberships import SYNC_INTERVAL_S
 from pilotfleet.node.registration.beats import MAX_BEATS
-from pilotfleet.node.registration.registrar import AGENT_ATTEMPTS
+from pilotfleet.node.registration.registrar import AGENT_ATTEMPTS, PARALLEL_REFRESHES
 from pilotfleet.registry.context import PeerContext
 
 if TYPE_CHECKING:
@@ -67,7 +67,10 @@ class SimulatedHost:
     def start(self) -> Process:
         """Register all agents, the first one alone."""
         agents = iter(self.agents)
-        yield from self._start_one(next(agents))
+        first = next(agents)
+        # It asks the beacon for its address before it has a number.
+        self._discover(first)
+        yield from self._start_one(first)
         for _ in range(min(self.world.options.parallel_starts, len(self.agents) - 1)):
             self.kernel.spawn(self._start_each(agents))
 
@@ -112,7 +115,9 @@ class SimulatedHost:
         node = world.nodes[agent] = reply["node_id"]
         self._offers_batch = world.options.batch
         self._discover(agent)
-        known = yield from self._ask({"type": "lookup", "node_id": node})
+        known = reply
+        if reply.get("new") is not True:
+            known = yield from self._ask({"type": "lookup", "node_id": node})
         wanted: list[dict[str, Any]] = []
         if known and not known.get("public"):
             wanted.append({"type": "set_visibility", "public": True})
@@ -194,6 +199,22 @@ class SimulatedHost:
             outcomes = [LOST if r is None else r.get("error", "") for r in replies]
         for agent, problem in zip(agents, outcomes, strict=True):
             self._settle(agent, problem)
+        sync_at, now = self.world.sync_at, self.kernel.time
+        results = zip(agents, outcomes, strict=True)
+        stale = [a for a, problem in results if not problem and now >= sync_at[a]]
+        if stale:
+            self.kernel.at(now, self._refresh, stale)
+
+    def _refresh(self, agents: list[int]) -> None:
+        """Ask what networks agents are in, in messages after those of their polls."""
+        waiting = iter(agents)
+        for _ in range(min(PARALLEL_REFRESHES, len(agents))):
+            self.kernel.spawn(self._refresh_each(waiting))
+
+    def _refresh_each(self, agents: Iterator[int]) -> Process:
+        for agent in agents:
+            self.world.sync_at[agent] = self.kernel.time + SYNC_INTERVAL_S
+            yield from self._ask({"type": "lookup", "node_id": self.world.nodes[agent]})
 
     def _settle(self, agent: int, problem: str) -> None:
         if problem is LOST:
@@ -209,10 +230,6 @@ class SimulatedHost:
         self.kernel.spawn(
             self._ask({**self._own(agent, "poll_handshakes"), "keep": True})
         )
-        if self.kernel.time >= self.world.sync_at[agent]:
-            self.world.sync_at[agent] = self.kernel.time + SYNC_INTERVAL_S
-            node = self.world.nodes[agent]
-            self.kernel.spawn(self._ask({"type": "lookup", "node_id": node}))
 
     def _unreachable(self, agent: int) -> None:
         now = self.kernel.time

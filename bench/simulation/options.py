@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -40,6 +41,23 @@ class RunOptions:
     seed: int = 1
     limit_s: float = 3_600.0
     """Virtual time after which a recovery is given up."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: One is out of its range, in which nothing could be simulated.
+        """
+        for name in ("agents", "per_host", "links", "parallel_starts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 at least")
+        for name in ("duration_s", "searches_per_s", "churn_per_h", "spread_s"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must not be negative, nor without end")
+        if not (0 < self.keepalive_s < math.inf and 0 <= self.down_s < math.inf):
+            raise ValueError("keepalive_s must be above 0, and down_s not below it")
+        if not self.restart_at_s < math.inf:
+            raise ValueError("restart_at_s must be a second of the run, or negative")
 
     @property
     def hosts(self) -> int:

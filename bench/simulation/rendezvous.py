@@ -13,6 +13,7 @@ import time
 import zlib
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench.simulation.account import Account
@@ -21,19 +22,19 @@ from bench.simulation.waitingroom import WaitingRoom
 from pilotfleet.protocol.beacon import Discover
 from pilotfleet.protocol.registry.framing import JsonFrameDecoder, encode_json_frame
 from pilotfleet.protocol.registry.messages import decode_request, encode_reply
-from pilotfleet.registry.beacon_table import BeaconTable
+from pilotfleet.registry.beacon_table import BeaconConfig, BeaconTable
+from pilotfleet.registry.context import PeerContext
 from pilotfleet.registry.desk import VERIFYING_AT_ONCE
 from pilotfleet.registry.directory.directory import Directory
 from pilotfleet.registry.quick import QUICK
 from pilotfleet.registry.service import RegistryService, ServiceConfig
 from pilotfleet.registry.turns import SHARE_S, Turns
-from pilotfleet.registry.watching import GATHER_S, REST
+from pilotfleet.registry.watching import GATHER_S, REST, SLICE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bench.simulation.kernel import Kernel
-    from pilotfleet.registry.context import PeerContext
     from pilotfleet.registry.watching import _Waiter
 
 QUANTUM_S = SHARE_S
@@ -46,6 +47,8 @@ REFUSED_S = 20e-6
 """A request that is told to come back later: read, and nothing else."""
 WAITS: list[dict[str, Any]] = [{}]
 """Stands for the answer to a watch that waits for news."""
+LOOKING = PeerContext("127.0.0.1", 0)
+"""Stands for who asks, where the registry itself has something to do."""
 DOWN: list[dict[str, Any]] = []
 """What those get whose connection was lost: no replies at all."""
 
@@ -67,6 +70,8 @@ class Job:
     """Time of the threads that verify what is in a batch."""
     wait_s: float = 0.0
     """Of a watch: how long its answer may wait for news."""
+    slice_s: float = QUANTUM_S
+    """How long it is worked on while others wait."""
 
 
 class SimulatedRendezvous:
@@ -123,7 +128,8 @@ class SimulatedRendezvous:
             self.directory, self._kernel, limits=self._config.watches
         )
         desk.watching = self.watching
-        self.beacon = BeaconTable(now=self._kernel.time)
+        limits = BeaconConfig(max_nodes=self._config.max_nodes)
+        self.beacon = BeaconTable(limits, now=self._kernel.time)
         self._kernel.after(1.0, self._maintain, self._life)
 
     def make_room(self) -> None:
@@ -191,7 +197,7 @@ class SimulatedRendezvous:
                 self._wait(job, life)
                 self._kernel.at(self._kernel.time, self._turn, life)
                 return
-        share = min(job.left_s, QUANTUM_S)
+        share = min(job.left_s, job.slice_s)
         job.left_s -= share
         self.account.busy_s += share
         if job.is_long:
@@ -263,14 +269,30 @@ class SimulatedRendezvous:
     async def _look(self, life: int) -> None:
         if life != self._life:
             return
-        begin = time.thread_time()
+        if not self._watchers:
+            self._is_looking = False
+            return
+        begin, compared = time.thread_time(), self.watching.compared
         news = await self.watching.look()
         self.account.watching_s += time.thread_time() - begin
-        took = self._times.of("watch", batched=False) * len(news)
+        compared = self.watching.compared - compared
+        self.account.compared += compared
+        took = compared * self._times.compare_s(len(self.directory.nodes.live))
+        done = partial(self._end_look, news, took, life)
+        # It is one of those that have their turns, as the task of the real one is.
+        look = Job(0, LOOKING, b"", done, replies=[], left_s=took, slice_s=SLICE_S)
+        self._requeue(look, life)
+
+    def _end_look(
+        self, news: list[_Waiter], took: float, life: int, _: list[dict[str, Any]]
+    ) -> None:
+        """Tell those for whom there was news, and rest as ``Watching`` does."""
+        if life != self._life:
+            return
+        took += self._times.of("watch", batched=False) * len(news)
         took += self._tell(news, life)
-        self._is_looking = bool(self._watchers)
-        if self._is_looking:
-            self._kernel.after(max(GATHER_S, REST * took), self._look, life)
+        # Also when all were told: they come back at once, and find it resting.
+        self._kernel.after(max(GATHER_S, REST * took), self._look, life)
 
     def _end_wait(self, waiter: _Waiter, life: int) -> None:
         self._tell([waiter], life)
@@ -395,6 +417,7 @@ class SimulatedRendezvous:
         spent = time.thread_time() - begin
         self.account.maintenance_s += spent
         self.account.changes += self.store.changes - changes
+        self.account.seen_blocks += self.store.changes - changes
         self._kernel.after(1.0, self._maintain, life)
 
 

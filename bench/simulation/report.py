@@ -19,6 +19,7 @@ from bench.simulation.figures import (
 )
 from bench.simulation.options import RunOptions
 from bench.simulation.realrun import measure_real, with_connections
+from bench.simulation.sharedstore import with_shared_store
 from bench.simulation.world import SimulatedWorld
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ METHOD = (
 def measure(options: Options) -> list[Table]:
     """Simulate the scenarios at the suite's sizes, and check two with real programs."""
     times = asyncio.run(calibrate())
-    times = with_connections(times)
+    times = with_shared_store(with_connections(times))
     if options.quick:
         return asyncio.run(_measure(500, times, quick=True))
     tables = asyncio.run(_measure(SUITE, times, quick=False))
@@ -173,12 +174,20 @@ def replica_table(run: Outcome, times: ServiceTimes) -> Table:
     for count in REPLICAS:
         one = replica_of(run, times, count)
         rows.append((count, one.cores, one.mib, one.mbit_in, one.mbit_out))
-    columns = ("replicas", "cores each", "MiB each", "in, Mbit/s each", "out, Mbit/s")
+    columns = (
+        *("replicas", "cores each", "MiB each"),
+        *("in, Mbit/s each", "out, Mbit/s each"),
+    )
     note = (
-        "Calculated from the run of one: each answers an N-th, keeps the whole"
-        " directory and applies what the others write:"
-        f" {times.apply:.1f} µs an entry and {times.apply_seen:.0f} µs for 256"
-        " last-seen times, both measured on Directory.apply. No replicas were run."
+        "One has SQLite. Several are calculated from the run of one, on a store that"
+        " they share (NATS): each answers an N-th of the requests, keeps the whole"
+        " directory, remembers the signatures and addresses of its own clients, writes"
+        f" its changes ({times.share:.1f} µs), receives all ({times.follow:.1f} µs) and"
+        f" applies those of others: {times.apply:.1f} µs an entry,"
+        f" {times.apply_seen:.0f} µs for 256 last-seen times. These times are measured,"
+        " the bytes of the store are estimates, what NATS itself needs is not in it."
+        " No replicas were run. A process has one event loop: with more than a core"
+        " each, there are too few of them."
     )
     title = f"Replicas for {run.options.agents:,} agents, steady (calculated)"
     return Table(title, columns, rows, note)
@@ -195,6 +204,10 @@ def times_table(times: ServiceTimes) -> Table:
         ("a change in SQLite", times.store, times.store),
         ("an arrival at a connection", times.wake, times.wake),
         ("a row in an answer to a watcher", times.row, None),
+        ("a watch of a team that is compared", times.compare, None),
+        ("the same, per 1,000 nodes in the directory", times.compare_more, None),
+        ("a change in NATS", times.share, None),
+        ("an entry that NATS brings", times.follow, None),
         ("an entry of another replica", times.apply, None),
         ("256 last-seen times of another replica", times.apply_seen, None),
     ]

@@ -21,6 +21,8 @@ class WaitingRoom(Watching):
 
     waiting_now: _Waiter | None = None
     """Whose question was just found to have no news yet."""
+    compared = 0
+    """Watches that were compared with the directory, so far."""
 
     async def _wait(self, waiter: _Waiter, peer: PeerContext, wait_s: float) -> Reply:
         self._waiting[waiter.watch.name] = self.waiting_now = waiter
@@ -32,10 +34,18 @@ class WaitingRoom(Watching):
         await self._look()
         return [each for each in self._waiting.values() if each.answer.done()]
 
+    def _look_at(self, waiter: _Waiter) -> int:
+        is_known = waiter.answer.done() or self._watches.is_current(waiter.watch)
+        self.compared += not is_known
+        return super()._look_at(waiter)
+
     def answer_now(self, waiter: _Waiter) -> Reply:
         """Return what there is to tell, after a look or at the end of the wait."""
         if not waiter.answer.done():
-            self._time_out(waiter)
+            # There may have been no look since the last change.
+            self._rows.clear()
+            self._look_at(waiter)
+            waiter.end()
         self._remove(waiter)
         found = waiter.answer.result()
         assert not isinstance(found, Exception), found

@@ -184,6 +184,7 @@ class SimulatedWorld:
 
     async def _start_all(self) -> float | None:
         options, start = self.options, self.kernel.time
+        settle_memory()
         for host in self.hosts:
             at = start + options.spread_s * self.kernel.rng.random()
             self.kernel.at(at, self.kernel.spawn, host.start())

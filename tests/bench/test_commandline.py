@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bench import options
 from bench.__main__ import main
 from bench.options import PATTERNS, QUICK_WORKERS, Options
 from bench.parts import BY_NAME
@@ -13,6 +14,7 @@ from bench.saved import PARTIAL, RESULTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 
 @pytest.mark.parametrize("argv", [("speed",), ("table", "speed"), ("hosts", "speed")])
@@ -37,7 +39,7 @@ def test_what_is_no_full_run_is_kept_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "flags"),
+    ("given", "flags"),
     [
         (Options(), ()),
         (
@@ -46,6 +48,28 @@ def test_what_is_no_full_run_is_kept_apart() -> None:
         ),
     ],
 )
-def test_options_have_a_command_line(options: Options, flags: Sequence[str]) -> None:
-    assert options.flags == flags
-    assert set(options.patterns) <= set(PATTERNS)
+def test_options_have_a_command_line(given: Options, flags: Sequence[str]) -> None:
+    assert given.flags == flags
+    assert set(given.patterns) <= set(PATTERNS)
+
+
+@pytest.mark.parametrize("sizes", ["-5", "0", "50,", "many", "5.5", ""])
+def test_sizes_that_are_none_are_refused(
+    sizes: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["patterns", f"--workers={sizes}"])
+    assert "is not a list of numbers from 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [("latest",), ("docs",), ("table", "hosts")])
+def test_without_a_measurement_nothing_is_written(
+    argv: Sequence[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(options, "RESULTS", tmp_path)
+    assert main(argv) == 1
+    assert "measured here yet: run " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -248,12 +248,12 @@ def test_a_broken_file_gives_a_warning_and_defaults(
     ("argv", "message"),
     [
         (["--registry", "nonsense"], "--registry: 'nonsense' is not host:port"),
-        (["--agents", "many"], "--agents: 'many' is not a number"),
-        (["--agents", "9" * 5000], "is not a number"),
+        (["--agents", "many"], "--agents: 'many' is not a whole number from 0 to"),
+        (["--agents", "9" * 5000], "is not a whole number"),
         (["--agents", "100001"], "--agents: 100001 agents"),
         (["--agents", "9", "--processes", "0"], "--processes: 0 is not 1 to 64"),
         (["--agents", "99", "--processes", "65"], "--processes: 65 is not 1 to 64"),
-        (["--agents", "9", "--processes", "two"], "--processes: 'two' is not a numb"),
+        (["--agents", "9", "--processes", "two"], "--processes: 'two' is not a whole"),
         (
             ["--agents", "3", "--processes", "4"],
             "--processes: 4 processes for 3 agents",

@@ -23,6 +23,7 @@ RNG = random.Random(1)
         ({"error": "later", "retry_after": 10**400}, pacing.MAX_DEFERRAL_S),
         ({"error": "later", "retry_after": -(10**400)}, 0.0),
         ({"error": "later", "retry_after": -1}, 0.0),
+        ({"error": "later", "retry_after": 1e-300}, pacing.MIN_DEFERRAL_S),
         ({"error": "later", "retry_after": "2"}, 0.0),
         ({"error": "no"}, 0.0),
         ({"type": "register_ok", "retry_after": 2}, 0.0),

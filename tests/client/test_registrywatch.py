@@ -231,6 +231,33 @@ async def test_registry_that_answers_nothing_at_once_is_not_asked_in_a_loop() ->
         assert len(registry.requests) == 2
 
 
+@pytest.mark.parametrize("reset", [False, True])
+async def test_registry_that_has_ever_more_is_not_asked_in_a_loop(
+    *, reset: bool
+) -> None:
+    def more(request: dict[str, Any]) -> dict[str, Any]:
+        return answer(request["seq"] + 1, reset=reset or not request["seq"], more=True)
+
+    async with scripted(more) as registry, following(registry, pace=SLOW):
+        await registry.arrivals(1)
+        await asyncio.sleep(0.1)
+        assert len(registry.requests) == 1
+
+
+async def test_registry_that_tells_ever_new_things_is_asked_at_a_pace() -> None:
+    def flap(request: dict[str, Any]) -> dict[str, Any]:
+        seq = request["seq"] + 1
+        if seq % 2:
+            return answer(seq, 1, reset=seq == 1)
+        return answer(seq, removed=[1])
+
+    pace = Pace(least_s=60.0)
+    async with scripted(flap) as registry, following(registry, pace=pace) as user:
+        await user.until(("added", 1), ("removed", 1))
+        await asyncio.sleep(0.1)
+        assert len(registry.requests) == 2
+
+
 async def test_silent_registry_is_given_up_and_asked_again() -> None:
     pace = Pace(wait_s=0.05, reply_slack_s=0.5, retry_s=0.02)
     play = plays(answer(1, 1, reset=True))

@@ -324,6 +324,15 @@ def test_more_than_may_be_kept_is_an_error() -> None:
         {"watch": "watch-1", "seq": 2, "added": [{"node_id": 1 << 32}]},
         {"watch": "watch-1", "seq": 2, "changed": [{"node_id": 1, "tags": "a"}]},
         {"watch": "watch-1", "seq": 2, "removed": ["1"]},
+        {"watch": "watch-1", "seq": 10**400},
+        {"watch": "watch-1", "seq": 2, "added": [row(n) for n in range(1, 1002)]},
+        {
+            "watch": "watch-1",
+            "seq": 2,
+            "added": [{"node_id": 2, "hostname": "h" * 999}],
+        },
+        {"watch": "watch-1", "seq": 2, "added": [{"node_id": 2, "tags": ["a"] * 99}]},
+        {"watch": "watch-1", "seq": 2, "added": [{"node_id": 2, "polo": 10**400}]},
         {"watch": "y" * 2000, "seq": 2, "reset": True},
     ],
 )

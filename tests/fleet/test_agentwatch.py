@@ -87,10 +87,28 @@ async def test_end_of_the_agent_ends_its_watches(boss: Node) -> None:
     async with await Agent.connect(boss.host.config.socket) as agent:
         watch = agent.watch(tags=["nobody"])
         waiting = asyncio.ensure_future(anext(watch, None))
-        await eventually(lambda: len(boss.host.watches), what="it watches")
+        # Told that it is live, so it is open on both sides.
+        await eventually(lambda: watch.is_live, what="it watches")
     assert await waiting is None
     with pytest.raises(Closed):
         await watch.receive()
+    await eventually(lambda: not len(boss.host.watches), what="it has ended")
+
+
+async def test_watch_that_ends_while_it_is_opened_leaves_nothing(boss: Node) -> None:
+    path = boss.host.config.socket
+    assert path is not None
+    made: list[DaemonClient] = []
+
+    async def connect_late() -> DaemonClient:
+        made.append(await DaemonClient.connect(path))
+        await watch.close()
+        return made[0]
+
+    watch = AgentWatch(connect_late, {"tags": ["nobody"]})
+    async with asyncio.timeout(WAIT_S):
+        assert await anext(watch, None) is None
+    assert made[0].is_closed
     await eventually(lambda: not len(boss.host.watches), what="it has ended")
 
 

@@ -67,9 +67,10 @@ def test_the_five_figures_are_those_of_a_count_of_the_raw_events(
         expected = nearest_rank(times, percent)
         assert tasks[f"p{percent}_ms"] == pytest.approx(expected, rel=0.01)
 
-    agents = counted.monitor.figures()["agents"]
-    assert agents == {"alive": len(counted.agents()), "late": 0, "lost": 0, "left": 0}
-    assert agents["alive"] == WORKERS
+    assert len(counted.agents()) == WORKERS
+    here = {"alive": WORKERS, "late": 0, "lost": 0, "left": 0}
+    # Right after so much work the health events of some may be late.
+    counted.monitor.wait(lambda now: now["agents"] == here)
     check_trust(counted)
     check_polo(counted)
 

@@ -172,6 +172,23 @@ async def test_answer_without_a_match_is_not_kept(kept: Discovery) -> None:
     assert len(asker.asked) == 2
 
 
+@pytest.mark.parametrize("rows", [True, 5, "abc", {"a": 1}])
+async def test_answer_of_another_form_is_passed_on_and_not_kept(
+    kept: Discovery, rows: Any
+) -> None:
+    asker = Asker()
+
+    async def registry(type: str, /, **fields: Any) -> dict[str, Any]:
+        asker.asked.append(fields)
+        return {"type": "search_ok", "agents": rows}
+
+    asker.registry = registry  # type: ignore[method-assign]
+    for cached in (True, False, True):
+        found = await kept.search(cast("Agent", asker), QUERY, cached=cached)
+        assert found["agents"] == rows
+    assert len(asker.asked) == 3
+
+
 async def test_long_answer_is_not_kept(kept: Discovery) -> None:
     asker = Asker(rows=discovery.MAX_ROWS + 1)
     await ask(kept, asker)

@@ -15,6 +15,7 @@ from pilotfleet.errors import (
     AlreadyExists,
     Busy,
     InvalidArgument,
+    InvalidState,
     NotFound,
     PilotError,
 )
@@ -296,6 +297,19 @@ async def test_name_is_used_once_and_unknown_ones_are_not_ended(host: Host) -> N
         await one.client.call("watch")
         with pytest.raises(NotFound, match="no watch 'x'"):
             await one.client.call("unwatch", watch="x")
+
+
+async def test_watch_that_is_ended_before_its_first_answer_is_answered(
+    host: Host,
+) -> None:
+    async with program(host) as one:
+        asked = asyncio.create_task(one.client.call("watch", watch="w"))
+        ended = asyncio.create_task(one.client.call("unwatch", watch="w"))
+        with pytest.raises(InvalidState, match="was ended"):
+            await asked
+        assert await ended == {}
+        assert not len(host.watches)
+        await one.client.call("watch", watch="w")
 
 
 async def test_watches_of_a_connection_are_bounded(host: Host) -> None:

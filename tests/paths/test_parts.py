@@ -15,7 +15,7 @@ from tests.paths.machines import Machines, agents_of, ended, machines
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.paths.machines import Machine
@@ -145,15 +145,24 @@ def test_hub_and_spoke_outlives_a_machine(net: Machines) -> None:
         assert machine.fleet("down").returncode == 0
 
 
-def run_until_all_work(net: Machines, *, group: int) -> None:
-    """Run batches until all machines work: who was lost rests for some seconds."""
+def run_until(net: Machines, name: str, has_all: Callable[[set[str]], bool]) -> None:
+    """Run batches until those work who shall: who was lost rests for some seconds."""
     for attempt in range(20):
-        tasks, results = net.write_tasks(f"again-{attempt}", 2 * WORKERS)
+        tasks, results = net.write_tasks(f"{name}-{attempt}", 2 * WORKERS)
         net.first.data("submit", "--tasks", tasks, "--results", results)
-        agents = agents_of(results)
-        if {machine_of(agent, group=group) for agent in agents} == {1, 2, 3}:
+        agents = set(agents_of(results))
+        if has_all(agents):
             return
-    raise AssertionError(f"not everybody works again: {agents}")
+    raise AssertionError(f"{name}: only these work: {agents}")
+
+
+def run_until_all_work(net: Machines, *, group: int) -> None:
+    """Run batches until all machines work."""
+
+    def is_all(agents: set[str]) -> bool:
+        return {machine_of(agent, group=group) for agent in agents} == {1, 2, 3}
+
+    run_until(net, "again", is_all)
 
 
 def test_clusters_get_parents_on_other_machines(net: Machines) -> None:
@@ -183,9 +192,8 @@ def test_clusters_get_parents_on_other_machines(net: Machines) -> None:
     note("sub-orchestrator's cluster has another parent", began)
     assert parents(status)["c2"] not in ("crowd-sub-2", "crowd-sub-5")
     finish(submit, results, 300)
-    tasks, results = net.write_tasks("adopted", 2 * WORKERS)
-    one.data("submit", "--tasks", tasks, "--results", results)
-    assert {f"worker-{nr}" for nr in range(6, 11)} <= set(agents_of(results))
+    adopted = {f"worker-{nr}" for nr in range(6, 11)}
+    run_until(net, "adopted", adopted.issubset)
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
     one.wait_until(lambda s: parents(s) == home)

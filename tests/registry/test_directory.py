@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -188,6 +189,12 @@ def test_a_dead_node_is_out_of_every_index_and_comes_back_into_them() -> None:
     directory.apply(stored(node_key(1), NodeRecord(1, KEY, 900), 21))
     assert list(directory.network_members(3)) == [1, 2]
     assert directory.nodes.by_id[1].last_seen == 900
+
+
+def test_the_collector_has_no_nodes_to_look_through() -> None:
+    nodes = filled(example()).nodes.by_id.values()
+    assert nodes
+    assert not any(map(gc.is_tracked, nodes))
 
 
 def test_a_claim_that_its_node_does_not_bear_out_is_remembered() -> None:

@@ -8,6 +8,7 @@ import gc
 import itertools
 import json
 import struct
+import time
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,9 @@ class EchoHandler:
                 raise RuntimeError("a bug in the service")
             case "large":
                 return {"type": "large_ok", "data": "x" * int(request["size"])}
+            case "search":
+                time.sleep(0.003)  # noqa: ASYNC251 - nobody else has a turn meanwhile.
+                return {"type": "search_ok", "data": "x" * int(request["size"])}
             case "refuse":
                 return {"type": "error", "error": "node 7: node not found"}
             case "strange":
@@ -182,6 +186,8 @@ async def test_bug_in_the_service_costs_one_reply(
         encode_json_frame(b""),
         encode_json_frame(b"[" * 100_000),
         encode_json_frame(b'{"type":"\xff"}'),
+        # 300 KB that would be 20 MB in memory.
+        encode_json_frame(b'{"type":"echo","x":[' + b"[]," * 100_000 + b"[]]}"),
         BINARY_PREAMBLE + struct.pack("!I", 0),
         BINARY_PREAMBLE + b"\xff\xff\xff\xff",
     ],
@@ -327,6 +333,67 @@ async def test_client_above_its_rate_is_slowed_down() -> None:
         # The burst is free, the rest takes its time, and nothing is lost.
         assert asyncio.get_running_loop().time() - begin > 0.05
         assert server.stats.rate_limited > 0
+
+
+async def test_whole_messages_that_wait_share_the_budget() -> None:
+    config = ServerConfig(buffer_bytes=1_000_000)
+    large = {"type": "echo", "x": "y" * 400_000}
+    async with running(config) as (server, handler), contextlib.AsyncExitStack() as s:
+        clients = [
+            await s.enter_async_context(raw_client(server.address)) for _ in range(8)
+        ]
+        for client in clients[:2]:
+            client.send({"type": "wait"})
+            client.send(large)
+        await eventually(lambda: server._budget.used > 800_000)
+        for client in clients[2:]:
+            client.send({"type": "wait"})
+            client.send(large)
+            assert await client.is_closed()
+        assert server.stats.garbage == 6
+        async with raw_client(server.address) as other:
+            assert await other.ask({"type": "echo"}) == {"type": "echo_ok"}
+        handler.gate.set()
+        await eventually(lambda: not server._budget.used)
+        for client in clients[:2]:
+            assert await client.receive() == {"type": "wait_ok"}
+            assert (await client.receive())["type"] == "echo_ok"
+
+
+async def test_who_takes_no_replies_is_made_few_of_them() -> None:
+    async with connected() as (server, handler, client):
+        for _ in range(60):
+            client.send({"type": "search", "size": 1_000_000})
+        (session,) = server._sessions
+        await eventually(lambda: session.connection.blocked_since is not None)
+        await asyncio.sleep(0.1)
+        # What fits into the buffers of two kernels, and one more.
+        begun = handler.begun
+        assert begun < 30
+        client.writer.transport.abort()
+        await eventually(lambda: not server.connection_count)
+        await asyncio.sleep(0.1)
+        assert handler.begun <= begun + 1
+
+
+async def test_long_requests_of_many_hold_nobody_up() -> None:
+    async with running() as (server, handler), contextlib.AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(raw_client(server.address))
+            for _ in range(40)
+        ]
+        for client in clients:
+            for _ in range(8):
+                client.send({"type": "search", "size": 1})
+        async with raw_client(server.address) as other:
+            await eventually(lambda: handler.begun >= 40)
+            for _ in range(5):
+                before = handler.begun
+                assert await other.ask({"type": "echo"}) == {"type": "echo_ok"}
+                assert handler.begun - before < 40
+        for client in clients:
+            for _ in range(8):
+                assert (await client.receive())["type"] == "search_ok"
 
 
 async def test_half_messages_share_one_budget() -> None:

@@ -131,7 +131,7 @@ LEFT_OUT: Final = {
 
 # Depends on when it was recorded, or is more than was recorded.
 VOLATILE: Final = {"last_seen_unix", "last_seen", "time", "enterprise", "created"}
-MORE: Final = {"extensions", "max_members", "allowed_ports", "description"}
+MORE: Final = {"extensions", "new", "max_members", "allowed_ports", "description"}
 
 
 def comparable(value: Any, *, leave_out: set[str]) -> Any:

@@ -35,6 +35,15 @@ async def test_ids_are_given_out_from_one_and_kept_for_the_key() -> None:
     }
 
 
+async def test_only_the_first_registration_of_a_key_says_that_it_is_new() -> None:
+    world = World()
+    agent = world.stranger(1)
+    assert (await agent.register())["new"] is True
+    assert "new" not in await agent.register()
+    await agent.ask("deregister")
+    assert "new" not in await agent.register()
+
+
 async def test_without_listen_addr_the_connection_is_the_endpoint() -> None:
     agent = World().stranger(1)
     reply = await agent.register(listen_addr="")

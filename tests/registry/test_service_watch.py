@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ from prometheus_client.core import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
 from pilotfleet.protocol.registry.messages import encode_reply
+from pilotfleet.registry import watching
 from pilotfleet.registry.beacon_table import BeaconCounters
 from pilotfleet.registry.context import PeerContext
 from pilotfleet.registry.dashboard.metrics import RendezvousCollector
@@ -255,6 +257,32 @@ async def test_a_wait_shorter_than_the_gathering_misses_nothing() -> None:
     await agents[0].ask("set_hostname", hostname="alice")
     delta = await world.handle(follow_up(first, wait_s=0.001))
     assert ids(delta["changed"]) == [1]
+    await world.service.aclose()
+
+
+async def test_waits_that_end_together_do_not_fill_one_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watching, "SLICE_S", 0.0)
+    world, _ = await public_world(1)
+    turn = 0
+    ended: list[int] = []
+
+    async def wait(first: dict[str, Any]) -> None:
+        await world.handle(follow_up(first, wait_s=0.001))
+        ended.append(turn)
+
+    firsts = [await world.handle({"type": "watch", "tags": ["gpu"]}) for _ in range(5)]
+    async with asyncio.TaskGroup() as group:
+        for first in firsts:
+            group.create_task(wait(first))
+        await asyncio.sleep(0)
+        # The loop is busy meanwhile, and finds all times over in one turn.
+        time.sleep(0.002)  # noqa: ASYNC251
+        while len(ended) < len(firsts):
+            turn += 1
+            await asyncio.sleep(0)
+    assert len(set(ended)) == len(firsts)
     await world.service.aclose()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -15,6 +16,7 @@ from bench.simulation.costs import ServiceTimes
 from bench.simulation.figures import cpu_of, megabits, memory_mib, replica_of
 from bench.simulation.kernel import Kernel
 from bench.simulation.options import RunOptions
+from bench.simulation.sharedstore import with_shared_store
 from bench.simulation.world import Outcome, SimulatedWorld
 from pilotfleet.client.links import LinkConfig
 from pilotfleet.registry.service import ServiceConfig
@@ -148,12 +150,34 @@ async def test_watchers_are_told_what_churn_changes() -> None:
     assert run.account.watching_s > 0
 
 
+async def test_a_wait_without_news_ends_and_is_asked_again() -> None:
+    run = await simulate(replace(SMALL, agents=50, duration_s=40))
+    assert run.account.requests["watch"] >= 1
+    assert run.account.told == 0
+
+
 async def test_watchers_come_back_after_a_restart() -> None:
     world = SimulatedWorld(replace(SMALL, restart_at_s=3.0, duration_s=30), TIMES)
     await world.run()
     state = world.watchers[0].state
     assert state.is_complete
     assert len(state.known) == 200
+
+
+async def test_watches_take_a_quarter_of_a_core_and_answer_later_instead() -> None:
+    slow = replace(TIMES, compare=500_000.0)
+    options = replace(SMALL, churn_per_h=400.0, searches_per_s=0)
+    quick, late = await simulate(options), await simulate(options, slow)
+    # Four looks a second; and one of half a second, with three times that as a rest.
+    assert quick.account.compared > 30
+    assert 5 <= late.account.compared <= 11
+    assert late.account.busy_s > quick.account.busy_s + 2
+
+
+def test_numbers_without_sense_are_refused() -> None:
+    for wrong in ({"agents": 0}, {"churn_per_h": -1.0}, {"duration_s": math.nan}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            RunOptions(**wrong)
 
 
 def simulate_in_a_process(options: RunOptions) -> Outcome:
@@ -181,10 +205,21 @@ async def test_needs_are_sums_of_their_parts_and_shrink_with_replicas() -> None:
     assert cpu.total > cpu.answering > 0
     assert into > 0
     assert out > into
-    one, two = (replica_of(run, TIMES, n) for n in (1, 2))
+    one, two, four = (replica_of(run, TIMES, n) for n in (1, 2, 4))
     assert one.cores == pytest.approx(cpu.total)
     assert one.mbit_out == pytest.approx(out)
-    assert cpu.total / 2 < two.cores < one.cores
+    assert cpu.total / 4 < four.cores < two.cores < one.cores
+    assert one.mib is not None
+    assert two.mib is not None
+    assert run.loaded is not None
+    # The directory is kept whole, what belongs to clients is not.
+    assert run.loaded.directory_bytes / 2**20 < two.mib < one.mib
+
+
+def test_a_change_in_a_shared_store_is_measured() -> None:
+    times = with_shared_store(replace(TIMES, share=0.0, follow=0.0))
+    assert 0 < times.share < 10_000
+    assert 0 < times.follow < 10_000
 
 
 async def test_calibration_measures_every_type_that_hosts_send() -> None:

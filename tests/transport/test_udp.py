@@ -12,6 +12,7 @@ import uvloop
 
 from pilotfleet.errors import AlreadyExists, Unavailable
 from pilotfleet.transport import udp
+from pilotfleet.transport.crowd import WINDOW
 from pilotfleet.transport.udp import UdpSocket
 
 if TYPE_CHECKING:
@@ -25,10 +26,12 @@ class Inbox:
 
     def __init__(self) -> None:
         self.datagrams: list[tuple[bytes, Endpoint]] = []
+        self.batches = 0
         self._changed = asyncio.Event()
 
     def __call__(self, datagrams: list[tuple[bytes, Endpoint]]) -> None:
         self.datagrams += datagrams
+        self.batches += 1
         self._changed.set()
 
     async def wait_for(self, count: int) -> list[bytes]:
@@ -45,14 +48,30 @@ OpenSocket = Callable[..., tuple[UdpSocket, Inbox]]
 async def open_socket() -> AsyncIterator[OpenSocket]:
     made: list[UdpSocket] = []
 
-    def open_one(host: str = "127.0.0.1") -> tuple[UdpSocket, Inbox]:
-        inbox = Inbox()
-        made.append(UdpSocket(asyncio.get_running_loop(), (host, 0), inbox))
+    def open_one(
+        host: str = "127.0.0.1", *, gathers: bool = False
+    ) -> tuple[UdpSocket, Inbox]:
+        inbox, loop = Inbox(), asyncio.get_running_loop()
+        made.append(UdpSocket(loop, (host, 0), inbox, gathers=gathers))
         return made[-1], inbox
 
     yield open_one
     for sock in made:
         sock.close()
+
+
+async def test_what_is_there_can_be_read_before_the_next_turn(
+    open_socket: OpenSocket,
+) -> None:
+    sender, _ = open_socket()
+    receiver, inbox = open_socket()
+    sender.send([(b"first", receiver.address), (b"second!", receiver.address)])
+    receiver.read_now()
+    assert [data for data, _ in inbox.datagrams] == [b"first", b"second!"]
+    receiver.read_now()
+    receiver.close()
+    receiver.read_now()
+    assert len(inbox.datagrams) == 2
 
 
 async def test_a_datagram_arrives_with_its_source(open_socket: OpenSocket) -> None:
@@ -198,6 +217,69 @@ async def test_a_closed_socket_is_silent(open_socket: OpenSocket) -> None:
     sender.send([(b"late", receiver.address)])
     assert sender.is_closed
     assert sender.datagrams_sent == 0
+
+
+async def _crowd_speaks(
+    senders: list[UdpSocket], receiver: UdpSocket, inbox: Inbox
+) -> None:
+    """Have all senders heard, one at a time, until they are taken for a crowd."""
+    assert receiver._crowd is not None
+    while not receiver._crowd.is_there:
+        for sender in senders:
+            sender.send([(b"hello", receiver.address)])
+            await inbox.wait_for(len(inbox.datagrams) + 1)
+
+
+async def test_a_crowd_is_read_together(open_socket: OpenSocket) -> None:
+    senders = [open_socket()[0] for _ in range(WINDOW)]
+    receiver, inbox = open_socket(gathers=True)
+    await _crowd_speaks(senders, receiver, inbox)
+    batches, before = inbox.batches, len(inbox.datagrams)
+    loop = asyncio.get_running_loop()
+    for number, sender in enumerate(senders):
+        loop.call_later(number / 1e4, sender.send, [(b"again", receiver.address)])
+    await inbox.wait_for(before + len(senders))
+    assert inbox.batches - batches < len(senders) / 2
+
+
+async def test_a_single_peer_is_never_kept_waiting(open_socket: OpenSocket) -> None:
+    sender, _ = open_socket()
+    receiver, inbox = open_socket(gathers=True)
+    for number in range(4 * WINDOW):
+        sender.send([(b"hello", receiver.address)])
+        await inbox.wait_for(number + 1)
+    assert receiver._gathering is None
+
+
+async def test_after_a_crowd_single_datagrams_arrive(open_socket: OpenSocket) -> None:
+    senders = [open_socket()[0] for _ in range(WINDOW)]
+    receiver, inbox = open_socket(gathers=True)
+    await _crowd_speaks(senders, receiver, inbox)
+    async with asyncio.timeout(5):
+        # Nobody is told when the socket goes back to waking up for each.
+        while receiver._gathering is not None:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    senders[0].send([(b"late", receiver.address)])
+    assert (await inbox.wait_for(len(inbox.datagrams) + 1))[-1] == b"late"
+
+
+async def test_what_waits_can_be_read_now(open_socket: OpenSocket) -> None:
+    senders = [open_socket()[0] for _ in range(WINDOW)]
+    receiver, inbox = open_socket(gathers=True)
+    await _crowd_speaks(senders, receiver, inbox)
+    senders[0].send([(b"now", receiver.address)])
+    receiver.read_now()
+    assert inbox.datagrams[-1][0] == b"now"
+
+
+async def test_a_gathering_socket_can_be_closed(open_socket: OpenSocket) -> None:
+    senders = [open_socket()[0] for _ in range(WINDOW)]
+    receiver, inbox = open_socket(gathers=True)
+    await _crowd_speaks(senders, receiver, inbox)
+    senders[0].send([(b"last", receiver.address)])
+    receiver.close()
+    assert receiver._gathering is not None
+    assert receiver._gathering.cancelled()
 
 
 async def test_fragmentation_is_off(open_socket: OpenSocket) -> None:

@@ -250,7 +250,10 @@ class _Settings:
         text = self.text(key, str(default))
         number = read_number(text, MAX_NUMBER)
         if number is None:
-            raise InvalidArgument(f"{_flag(key)}: {text[:40]!r} is not a number")
+            raise InvalidArgument(
+                f"{_flag(key)}: {text[:40]!r} is not a whole number from 0 to"
+                f" {MAX_NUMBER}"
+            )
         return number
 
     def nodes(self, key: str) -> frozenset[int]:

@@ -170,7 +170,7 @@ class DaemonClient(asyncio.Protocol):
         return extension.decode_object(reply)
 
     async def call(
-        self, op: str, *, timeout: float | None = None, **params: Any
+        self, op: str, /, *, timeout: float | None = None, **params: Any
     ) -> dict[str, Any]:
         """Call an extension operation of a pilotfleet daemon.
 

@@ -39,6 +39,8 @@ SECOND_DISCOVER_S: Final = 1.0
 # Of our choosing.
 MAX_DEFERRALS: Final = 20
 """How often a request waits because the registry asks it to."""
+MIN_DEFERRAL_S: Final = 0.05
+"""No registry of ours asks for less, and one that does is not asked in a loop."""
 MAX_DEFERRAL_S: Final = 30.0
 DEFERRAL_SPREAD: Final = (1.0, 1.5)
 """Those who were asked to wait come back over half as much time again."""
@@ -58,10 +60,10 @@ MOST_DOUBLINGS: Final = 16
 def deferral_s(reply: Mapping[str, Any]) -> float:
     """Return how long the registry asks us to wait; 0 when it does not."""
     wait = reply.get("retry_after")
-    if "error" not in reply or not isinstance(wait, int | float):
+    if "error" not in reply or not isinstance(wait, int | float) or wait <= 0:
         return 0.0
     # Bounded before it becomes a float: JSON has integers that no float can hold.
-    return float(min(max(wait, 0.0), MAX_DEFERRAL_S))
+    return float(min(max(wait, MIN_DEFERRAL_S), MAX_DEFERRAL_S))
 
 
 def deferral_pause_s(wait_s: float, rng: random.Random) -> float:

@@ -63,6 +63,9 @@ class Pace:
     poll_jitter: float = 0.2
     idle_s: float = 1.0
     """Pause after a reply that came early and told nothing."""
+    least_s: float = 0.05
+    """Between two questions, unless the registry has more to tell at once. One of
+    ours gathers changes for longer."""
 
 
 class WatchSource(Protocol):
@@ -186,9 +189,13 @@ class RegistryWatch:
         changes = state.receive(reply)
         self._tell(changes, on_changes, is_live=True)
         took_s = asyncio.get_running_loop().time() - asked
-        has_news = bool(changes) or state.has_more
-        # A registry that answers at once, and says nothing, is not asked in a loop.
-        return pace.idle_s if wait_s and not has_news and took_s < pace.idle_s else 0.0
+        if state.has_more and not state.was_empty:
+            return 0.0
+        if not wait_s and not state.has_more:
+            return 0.0
+        # A registry that answers at once, whatever it says, is not asked in a loop.
+        least_s = pace.least_s if changes else pace.idle_s
+        return least_s if took_s < least_s else 0.0
 
     async def _search(self, on_changes: Callable[[list[Change]], None]) -> float:
         """Search all pages once."""

@@ -48,20 +48,30 @@ WATCH_EXTENSION: Final = "watch"
 MAX_TEXT: Final = 1024
 """Of a watch id or a cursor that a registry gives, in characters."""
 
+MAX_ROWS: Final = 1000
+"""In one reply: nobody asks for more."""
+MAX_WORD: Final = 128
+MAX_WORDS: Final = 32
+"""Of one row. What a registry of ours knows is shorter; without bounds a few rows could
+take all memory."""
+
 _Node = Annotated[int, msgspec.Meta(gt=0, le=MAX_NODE)]
 _Token = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
+_Number = Annotated[int, msgspec.Meta(ge=-(1 << 53), le=1 << 53)]
+_Word = Annotated[str, msgspec.Meta(max_length=MAX_WORD)]
+_Words = Annotated[tuple[_Word, ...], msgspec.Meta(max_length=MAX_WORDS)]
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):
     """An agent as the registry's search shows it."""
 
     node_id: _Node
-    address: str = ""
-    hostname: str = ""
-    tags: tuple[str, ...] = ()
-    polo: int = 0
+    address: _Word = ""
+    hostname: _Word = ""
+    tags: _Words = ()
+    polo: _Number = 0
     online: bool = False
-    last_seen: str = ""
+    last_seen: _Word = ""
     """When the registry told the row; it is not told again for this alone."""
 
     def is_same(self, other: Row) -> bool:
@@ -157,19 +167,22 @@ class RowBudget:
         self.used -= count
 
 
+_Rows = Annotated[list[Row], msgspec.Meta(max_length=MAX_ROWS)]
+
+
 class _WatchReply(msgspec.Struct):
     # Without a name every question would begin anew, and at once.
     watch: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TEXT)]
-    seq: int
+    seq: _Number
     reset: bool = False
-    added: list[Row] = []
-    changed: list[Row] = []
-    removed: list[_Node] = []
+    added: _Rows = []
+    changed: _Rows = []
+    removed: Annotated[list[_Node], msgspec.Meta(max_length=MAX_ROWS)] = []
     more: bool = False
 
 
 class _Page(msgspec.Struct):
-    agents: list[Row] = []
+    agents: _Rows = []
     next_cursor: _Token = ""
 
 
@@ -186,6 +199,8 @@ class Watching:
         """Up to where the registry's changes are known."""
         self.has_more = False
         """Whether the registry has more to tell at once."""
+        self.was_empty = False
+        """Whether the last reply had no rows at all."""
         self.is_complete = False
         """Whether all of the answer has been known at some time."""
         self._unseen: set[int] | None = None
@@ -218,6 +233,7 @@ class Watching:
             TooManyRows: There are more agents than may be kept. Only ``close`` is left.
         """
         reply = _read(message, _WatchReply)
+        self.was_empty = not (reply.added or reply.changed or reply.removed)
         if reply.reset:
             self.watch = reply.watch
             self._begin()

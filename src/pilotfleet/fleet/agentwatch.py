@@ -175,6 +175,8 @@ class AgentWatch:
                 return []
             return self._state.take(push) if push.get("push") == "watch" else []
         except PilotError:
+            if self._is_closed:
+                return []
             await self.close()
             raise
 
@@ -197,6 +199,8 @@ class AgentWatch:
             client = await stack.enter_async_context(await self._connect())
             try:
                 answer = await client.call("watch", **self._query)
+                if self._is_closed:
+                    raise Closed("the watch is closed")
             except NotSupported as error:
                 raise NotSupported(
                     "the daemon cannot watch the registry",

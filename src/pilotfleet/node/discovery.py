@@ -151,6 +151,6 @@ class Discovery:
             return
         self._answers.discard(key)
         rows = answer.body.get("agents")
-        if rows and len(rows) <= MAX_ROWS:
+        if isinstance(rows, list) and 0 < len(rows) <= MAX_ROWS:
             keep_s = KEEP_S * self._host.rng.uniform(1 - JITTER, 1.0)
             self._answers.put(key, answer, answer.at + keep_s)

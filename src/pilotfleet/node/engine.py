@@ -96,7 +96,11 @@ class Engine(ABC):
         # joins them.
         self.streams.has_tunnel = self.tunnels.has_session
         self._socket = UdpSocket(
-            host.loop, spec.listen, self._on_datagrams, buffer=host.receive_buffer
+            host.loop,
+            spec.listen,
+            self._on_datagrams,
+            buffer=host.receive_buffer,
+            gathers=True,
         )
 
     @property
@@ -237,6 +241,9 @@ class Engine(ABC):
 
     def handle_timer(self, now: float) -> None:
         """Let the cores act on their deadlines."""
+        # After a long turn of the loop timers come first. What has arrived meanwhile
+        # must not be taken for missing, and sent or asked for again.
+        self._socket.read_now()
         if self.closed:
             return
         self.tunnels.handle_timer(now)

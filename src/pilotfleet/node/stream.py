@@ -206,6 +206,10 @@ class Stream:
                 return
             await self._wait(self._writers)
 
+    def defer_acks(self, delay_s: float) -> None:
+        """Let acknowledgements wait for data; see ``StreamConnection``."""
+        self._connection.defer_acks(delay_s)
+
     async def close(self) -> None:
         """End the stream; what was written is delivered first. Idempotent."""
         self.close_nowait()

@@ -31,10 +31,10 @@ class KeyLocks:
     def try_acquire(self, keys: Iterable[str]) -> bool:
         """Take all keys if none is held; never waits."""
         held = self._held
-        wanted = list(keys)
-        if any(key in held for key in wanted):
+        wanted: dict[str, _Waiters | None] = dict.fromkeys(keys)
+        if not held.keys().isdisjoint(wanted):
             return False
-        held.update(dict.fromkeys(wanted))
+        held.update(wanted)
         return True
 
     async def acquire(self, keys: Iterable[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["QUICK"]
+__all__ = ["LONG", "QUICK"]
 
 QUICK: Final = frozenset(
     {
@@ -22,3 +22,15 @@ QUICK: Final = frozenset(
     }
 )
 """Requests that never wait for the store, so a task each would be a waste."""
+
+LONG: Final = frozenset(
+    {
+        "get_audit_log",
+        "list_nodes",
+        "list_receipts",
+        "list_trust",
+        "search",
+        "watch",
+    }
+)
+"""Requests whose reply may be hundreds of kilobytes, and take milliseconds."""

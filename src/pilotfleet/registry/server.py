@@ -20,6 +20,7 @@ from pilotfleet.registry.limits import RateLimit
 from pilotfleet.registry.metrics import ServerStats
 from pilotfleet.registry.requestdecoder import BufferBudget, RequestDecoder
 from pilotfleet.registry.session import RequestHandler, Session
+from pilotfleet.registry.turns import Turns
 from pilotfleet.transport.tlsport import TlsPort
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class ServerConfig:
     """How long a shutdown waits for requests that were begun."""
     max_message_bytes: int = MAX_MESSAGE
     buffer_bytes: int = 256 * 1024 * 1024
-    """What all incomplete messages may take together."""
+    """What all messages may take together that are incomplete, wait, or are worked
+    on; above it, a connection with more than 64 KiB of them is closed."""
     batch_bytes: int = 128 * 1024 * 1024
     """What all messages of many requests that are worked on may take, as they came;
     read, they take several times as much. Above it the sender is told to come back."""
@@ -107,6 +109,9 @@ class RegistryServer:
         self._limit = RateLimit(rate) if rate is not None else None
         self._budget = BufferBudget(self._config.buffer_bytes)
         self._batches = BufferBudget(self._config.batch_bytes)
+        # Of all connections together: hundreds that each want full pages would make a
+        # turn of seconds, if each had its own share.
+        self._turns = Turns()
         self._sessions: set[Session] = set()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -200,6 +205,7 @@ class RegistryServer:
             handler,
             RequestDecoder(config.max_message_bytes, self._budget),
             batches=self._batches,
+            turns=self._turns,
             stats=self.stats,
             limit=self._limit,
             make_peer=self._make_peer,

@@ -22,12 +22,12 @@ from pilotfleet.protocol.registry.framing import (
     encode_json_frame,
 )
 from pilotfleet.protocol.registry.messages import (
-    decode_request,
     encode_reply,
     error_reply,
     text,
 )
-from pilotfleet.registry.quick import QUICK
+from pilotfleet.registry.quick import LONG, QUICK
+from pilotfleet.registry.requestdecoder import FREE_BYTES, decode_bounded
 from pilotfleet.transport.framed import FramedConnection
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pilotfleet.registry.limits import RateLimit
     from pilotfleet.registry.metrics import ServerStats
     from pilotfleet.registry.requestdecoder import BufferBudget, RequestDecoder
+    from pilotfleet.registry.turns import Turns
 
 __all__ = ["RequestHandler", "Session"]
 
@@ -49,6 +50,8 @@ GROUP: Final = 64
 """Requests answered in one write; then, at the latest, others have their turn."""
 GROUP_BYTES: Final = 64 * 1024
 """No further one is begun after so many bytes of them: one may stand for many."""
+REPLY_BYTES: Final = 256 * 1024
+"""Replies to long requests that may be held before the client must take them."""
 TURN_S: Final = 0.005
 """How long a group goes on before others have their turn in the middle of it."""
 MAX_DELAY_S: Final = 1.0
@@ -80,6 +83,7 @@ class Session:
         "_batches",
         "_charge",
         "_decoder",
+        "_group_bytes",
         "_handler",
         "_is_stopping",
         "_limit",
@@ -88,6 +92,7 @@ class Session:
         "_paused",
         "_peer",
         "_stats",
+        "_turns",
         "_waiting",
         "_waiting_bytes",
         "active_at",
@@ -101,6 +106,7 @@ class Session:
         decoder: RequestDecoder,
         *,
         batches: BufferBudget,
+        turns: Turns,
         stats: ServerStats,
         limit: RateLimit | None,
         make_peer: Callable[[FramedConnection], PeerContext],
@@ -110,6 +116,7 @@ class Session:
         self._handler = handler
         self._decoder = decoder
         self._batches = batches
+        self._turns = turns
         self._make_peer = make_peer
         self._stats = stats
         self._limit = limit
@@ -117,6 +124,8 @@ class Session:
         self._peer: PeerContext | None = None
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
+        self._group_bytes = 0
+        """Size of the requests that are answered now."""
         self._charge = 0
         """Requests of the group that is answered now, as rates count them."""
         self._paused = False
@@ -151,6 +160,13 @@ class Session:
         self.active_at = connection.received_at
         self._waiting.extend(frames)
         self._waiting_bytes += sum(map(len, frames))
+        held = self._waiting_bytes + self._group_bytes
+        if held > FREE_BYTES:
+            try:
+                self._decoder.keep(held)
+            except DecodeError as error:
+                connection.abort(error)
+                return
         full = len(self._waiting) > MAX_WAITING
         if (full or self._waiting_bytes > MAX_WAITING_BYTES) and not self._paused:
             self._paused = True
@@ -174,6 +190,7 @@ class Session:
         # A closed session is a cycle of references, which the collector finds late,
         # if at all: up to 64 MiB must not wait for it.
         self._decoder.clear()
+        self._decoder.keep(self._group_bytes)
         self._on_closed(self)
 
     async def _serve(self) -> None:
@@ -197,6 +214,10 @@ class Session:
                 await self._answer_requests(bodies, replies)
         finally:
             self.connection.send(b"".join(replies))
+            bodies.clear()
+            self._group_bytes = 0
+            if self._decoder.kept:
+                self._decoder.keep(self._waiting_bytes)
         self._resume_if_room()
         await self.connection.drain()
         await self._slow_down(self._charge)
@@ -208,6 +229,7 @@ class Session:
             bodies.append(self._waiting.popleft())
             size += len(bodies[-1])
         self._waiting_bytes -= size
+        self._group_bytes = size
         return bodies
 
     async def _answer_requests(self, bodies: list[bytes], replies: list[bytes]) -> None:
@@ -217,17 +239,20 @@ class Session:
         broken: str | None = None
         for body in bodies:
             try:
-                requests.append(decode_request(body))
+                requests.append(decode_bounded(body))
             except DecodeError as error:
                 broken = str(error)
                 break
         sized = list(zip(requests, map(len, bodies), strict=False))
-        if len(requests) == 1 or all(text(r, "type") in QUICK for r in requests):
-            await self._answer_in_turn(sized, replies)
-        else:
+        kinds = [text(request, "type") for request in requests]
+        ready: dict[int, bytes] = {}
+        if len(requests) > 1 and not QUICK.issuperset(kinds):
             # Whoever sends a request before the reply to another one does not
             # mind which is first. So their writes share a commit.
-            replies += await asyncio.gather(*(self._answer_json(*e) for e in sized))
+            short = [place for place, kind in enumerate(kinds) if kind not in LONG]
+            work = (self._answer_json(*sized[place]) for place in short)
+            ready = dict(zip(short, await asyncio.gather(*work), strict=True))
+        await self._answer_in_turn(sized, ready, replies)
         if broken is not None:
             raise DecodeError(broken)
 
@@ -240,15 +265,27 @@ class Session:
             self.connection.resume()
 
     async def _answer_in_turn(
-        self, sized: list[tuple[dict[str, Any], int]], replies: list[bytes]
+        self,
+        sized: list[tuple[dict[str, Any], int]],
+        ready: dict[int, bytes],
+        replies: list[bytes],
     ) -> None:
+        """Answer one request after the other, but those that are answered already."""
         begin = time.perf_counter()
-        for request, size in sized:
-            # A full page of a search takes milliseconds, and a group has many requests.
+        held = 0
+        for place, (request, size) in enumerate(sized):
             if time.perf_counter() - begin > TURN_S:
                 await asyncio.sleep(0)
                 begin = time.perf_counter()
-            replies.append(await self._answer_json(request, size))
+            reply = ready.get(place) or await self._answer_json(request, size)
+            replies.append(reply)
+            held += len(reply)
+            # A group of full pages is 10 MiB, and thousands may be made at a time.
+            if held > REPLY_BYTES:
+                self.connection.send(b"".join(replies))
+                replies.clear()
+                held = 0
+                await self.connection.drain()
 
     async def _slow_down(self, count: int) -> None:
         wait = 0.0
@@ -289,7 +326,7 @@ class Session:
 
     async def _answer_passthrough(self, payload: bytes) -> bytes:
         try:
-            request = decode_request(payload)
+            request = decode_bounded(payload)
         except DecodeError as error:
             reason = f"json decode: {error}"
             return encode_binary_frame(BinaryType.ERROR, encode_error(reason))
@@ -303,7 +340,13 @@ class Session:
         return encode_json_frame(encode_reply(await self._ask(request, size)))
 
     async def _ask(self, request: dict[str, Any], size: int) -> dict[str, Any]:
-        if text(request, "type") not in MANY:
+        kind = text(request, "type")
+        if kind in LONG:
+            await self._turns.take()
+            assert self._peer is not None
+            if self._peer.is_gone:
+                return error_reply("the connection is closed")
+        if kind not in MANY:
             return await self._ask_handler(request)
         many = weight(request)
         self._charge += many - 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.registry.agentrow import agent_row
@@ -41,9 +42,10 @@ GATHER_S: Final = 0.25
 REST: Final = 3
 """A look is followed by a rest of so many times its own length, if that is longer:
 watches take a quarter of a core at most, and get their answers later instead."""
-SLICE_S: Final = 0.005
-"""How long a look goes on before others have their turn."""
-SLICE_NODES: Final = 2_000
+SLICE_S: Final = 0.002
+"""How long a look goes on before others have their turn. Those who were answered take
+theirs at once, which is as long again."""
+SLICE_NODES: Final = 1_000
 """Nodes answered in a slice; their encoding, about 1 us each, comes after it."""
 ANSWER_NODES: Final = 50
 """An answer costs as much as so many nodes, whatever is in it."""
@@ -92,6 +94,8 @@ class Watching:
         """The same, with those that ask the same beside each other."""
         self._rows: dict[int, tuple[list[int], list[dict[str, Any]]]] = {}
         """Rows by the list of their nodes, while nothing can change in between."""
+        self._overdue: deque[_Waiter] = deque()
+        """Those whose time is over. Who began to wait together ends together."""
         self._task: asyncio.Task[None] | None = None
 
     async def answer(
@@ -162,8 +166,27 @@ class Watching:
         return answer or self._reply(self._watches.unchanged(waiter.watch))
 
     def _time_out(self, waiter: _Waiter) -> None:
-        # There may have been no look since the last change.
+        self._overdue.append(waiter)
+        if len(self._overdue) == 1:
+            asyncio.get_running_loop().call_soon(self._end_overdue)
+
+    def _end_overdue(self) -> None:
+        """End the waits whose time is over, as many as a slice has room for."""
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
         self._rows.clear()
+        try:
+            while self._overdue:
+                self._end_late(self._overdue.popleft())
+                if loop.time() - begin >= SLICE_S:
+                    break
+        finally:
+            # After a failure as well: nobody else would ever end the others.
+            if self._overdue:
+                loop.call_soon(self._end_overdue)
+
+    def _end_late(self, waiter: _Waiter) -> None:
+        # There may have been no look since the last change.
         try:
             self._look_at(waiter)
         finally:

@@ -5,6 +5,9 @@ call (``UDP_SEGMENT``), and a run that arrives together is read in one
 (``UDP_GRO``). Elsewhere, and where the kernel refuses, datagrams go one by
 one. IP fragmentation is off: a lost fragment would lose the whole datagram,
 and larger sizes are found by probing instead.
+
+A socket that ``gathers`` reads every few milliseconds while a crowd of peers talks,
+instead of waking up for each; see :mod:`pilotfleet.transport.crowd`.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pilotfleet.errors import AlreadyExists, Unavailable
+from pilotfleet.transport.crowd import GATHER_S, Crowd
 
 if TYPE_CHECKING:
     import asyncio
@@ -46,8 +50,9 @@ RECEIVE_BUFFER_SIZE: Final = 65536
 """Holds the largest datagram, and the largest run that UDP_GRO merges."""
 SOCKET_BUFFER_SIZE: Final = 4 * 1024 * 1024
 """Asked of the kernel each way (wire.md section 4). A limit, not a cost."""
-READS_PER_WAKEUP: Final = 16
-"""Then the neighbours have their turn."""
+READS_PER_WAKEUP: Final = 128
+"""Then the neighbours have their turn. Fewer would leave acknowledgements unread for
+so long, on a busy machine, that what they are for is sent again."""
 MAX_QUEUED: Final = 1024
 """Datagrams kept while the kernel takes no more."""
 MAX_RUN_SEGMENTS: Final = 64
@@ -75,6 +80,7 @@ class UdpSocket:
             over IPv6 and IPv4 alike; port 0 lets the system choose.
         buffer: At least RECEIVE_BUFFER_SIZE bytes to receive into. Sockets of
             one event loop may share it; the callback gets copies.
+        gathers: Whether small datagrams of many peers may wait for each other.
 
     Raises:
         AlreadyExists: Somebody else has the port.
@@ -83,8 +89,10 @@ class UdpSocket:
 
     __slots__ = (
         "_buffer",
+        "_crowd",
         "_dual",
         "_fd",
+        "_gathering",
         "_gso",
         "_loop",
         "_on_datagrams",
@@ -106,6 +114,7 @@ class UdpSocket:
         on_datagrams: Callable[[list[Datagram]], None],
         *,
         buffer: bytearray | None = None,
+        gathers: bool = False,
     ) -> None:
         self._loop = loop
         self._on_datagrams = on_datagrams
@@ -117,6 +126,9 @@ class UdpSocket:
         self.bytes_received = self.bytes_sent = 0
         self.datagrams_received = self.datagrams_sent = 0
         self.receive_errors = self.send_errors = self.send_drops = 0
+        self._crowd = Crowd(loop.time) if gathers else None
+        self._gathering: asyncio.TimerHandle | None = None
+        """Reads next, where no reader is registered."""
         self._fd = self._socket.fileno()
         loop.add_reader(self._fd, self._on_readable)
 
@@ -136,6 +148,8 @@ class UdpSocket:
         if self._fd < 0:
             return
         self._loop.remove_reader(self._fd)
+        if self._gathering is not None:
+            self._gathering.cancel()
         if self._queue is not None:
             self._loop.remove_writer(self._fd)
             self._queue = None
@@ -144,21 +158,44 @@ class UdpSocket:
 
     # Receiving
 
+    def read_now(self) -> None:
+        """Deliver what is there, as the event loop would in its next turn."""
+        if self._fd >= 0:
+            self._read()
+
     def _on_readable(self) -> None:
+        if self._read() and self._crowd is not None and self._crowd.is_there:
+            if self._gathering is None:
+                self._loop.remove_reader(self._fd)
+            self._gathering = self._loop.call_later(GATHER_S, self._on_readable)
+        elif self._gathering is not None:
+            self._gathering = None
+            if self._fd >= 0:
+                self._loop.add_reader(self._fd, self._on_readable)
+
+    def _read(self) -> bool:
+        """Deliver what is there; tell whether that was something, and all."""
         batch: list[Datagram] = []
+        is_all = False
         for _ in range(READS_PER_WAKEUP):
             try:
                 self._receive(batch)
             except (BlockingIOError, InterruptedError):
+                is_all = True
                 break
             except OSError:
                 # An ICMP error of an earlier send; reading it clears it.
                 self.receive_errors += 1
             if self._fd < 0:
-                return
-        if batch:
-            self.datagrams_received += len(batch)
-            self._on_datagrams(batch)
+                return False
+        if not batch:
+            return False
+        self.datagrams_received += len(batch)
+        if self._crowd is not None:
+            self._crowd.note(batch)
+        self._on_datagrams(batch)
+        # The callback may have closed it.
+        return is_all and self._fd >= 0
 
     def _receive(self, batch: list[Datagram]) -> None:
         view = self._buffer

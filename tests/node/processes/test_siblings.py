@@ -358,7 +358,23 @@ async def test_a_watch_that_another_process_keeps_is_ended_by_its_name(
         (session,) = pair.sessions(2)
         session.watches["a"] = asyncio.create_task(asyncio.sleep(60))
         assert await client.call("unwatch", watch="a") == {}
+        names: list[Any] = [[], {}, 5]
+        for name in names:
+            with pytest.raises(InvalidArgument, match="watch must be a text"):
+                await client.call("unwatch", watch=name)
         assert session.watches["a"].cancelled()
+
+
+async def test_fields_that_no_operation_has_do_no_harm(pair: Pair) -> None:
+    async with pair.client() as client:
+        strange = {"self": 1, "to": 2, "leg": 3, "session": 4}
+        own = await client.call("broker", agent="w-1", **strange)
+        assert await client.call("broker", agent="w-2", **strange) == own
+    ask = {"id": 7, "op": "broker", "agent": "w-2", "timeout": "x"}
+    async with pair.raw_client() as raw:
+        raw.writer.write(encode_frame(Command.EXTENSION, json.dumps(ask).encode()))
+        answer = await raw.receive()
+        assert json.loads(answer[1:])["result"] == own
 
 
 async def test_a_process_that_is_gone_is_named(pair: Pair) -> None:

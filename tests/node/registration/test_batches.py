@@ -59,9 +59,26 @@ def tagged(host: Host) -> None:
 async def test_a_start_takes_few_messages(world: World, proxy: RegistryProxy) -> None:
     async with host_at(world, proxy) as host:
         assert proxy.seen["register"] == len(NAMES)
-        assert sum(proxy.batches) > 2 * (len(NAMES) - 1)
+        assert proxy.seen["lookup"] == 0  # All are new.
+        assert sum(proxy.batches) >= len(NAMES) - 1
         alone = sum(proxy.seen.values()) - sum(proxy.batches)
         assert alone < 20
+        assert {agent.hostname for agent in host.agents.values()} == set(NAMES)
+
+
+async def test_a_restart_asks_what_the_registry_knows(
+    world: World, proxy: RegistryProxy
+) -> None:
+    async with host_at(world, proxy) as host:
+        node = host.default_agent.node_id
+        await host.default_agent.registry("set_visibility", node_id=node, public=False)
+        before = proxy.seen["set_visibility"]
+    async with host_at(world, proxy) as host:
+        assert host.default_agent.node_id == node
+        assert proxy.seen["lookup"] == len(NAMES)
+        # One is known otherwise than it wants to be.
+        assert proxy.seen["set_visibility"] == before + 1
+        assert (await host.registry.lookup(node))["public"]
         assert {agent.hostname for agent in host.agents.values()} == set(NAMES)
 
 

@@ -200,6 +200,33 @@ def test_acks_are_delayed_by_5_ms_once_the_quick_ones_are_used_up() -> None:
     assert [(round(at, 3), packet.ack) for at, packet in node.sent] == [(0.005, 34)]
 
 
+def test_deferred_acknowledgements_go_with_the_answer() -> None:
+    network, a, b = make_pair()
+    ours, theirs = open_stream(network, a, b)
+    for stream in (ours, theirs):
+        stream.defer_acks(0.4)
+    a.take_sent(), b.take_sent()
+    for _ in range(20):
+        a.write(ours, b"question")
+        network.run(limit_s=0.1)
+        b.write(theirs, b"answer")
+        network.run(limit_s=0.1)
+    assert (len(a.take_sent()), len(b.take_sent())) == (20, 20)
+    assert bytes(b.received[theirs.id]) == b"question" * 20
+    assert ours.stats()["retransmits"] == theirs.stats()["retransmits"] == 0
+
+
+def test_with_deferred_acknowledgements_short_writes_leave_at_once() -> None:
+    network, a, b = make_pair()
+    ours, theirs = open_stream(network, a, b)
+    for stream in (ours, theirs):
+        stream.defer_acks(0.4)
+    for _ in range(3):
+        a.write(ours, b"x")
+        network.run(limit_s=0.01)
+    assert bytes(b.received[theirs.id]) == b"xxx"
+
+
 def test_packets_without_a_known_flag_are_ignored() -> None:
     _, node = lonely_node()
     accept_from_peer(node)

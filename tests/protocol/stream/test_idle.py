@@ -51,6 +51,13 @@ def test_idle_connections_are_looked_at_together() -> None:
     assert all((at / GRID_S).is_integer() for at, _ in a.sent)
 
 
+def test_new_connections_are_looked_at_together() -> None:
+    network, a, b = make_pair()
+    network.run(limit_s=0.07)
+    connection, _ = open_stream(network, a, b)
+    assert (connection.deadline / GRID_S).is_integer()
+
+
 def test_a_reference_peer_that_closes_after_120_s_of_silence_stays_open() -> None:
     # The peer receives our empty ACKs, never answers them, and so never probes; it
     # answers only the one-byte segment (wire.md section 11.11).

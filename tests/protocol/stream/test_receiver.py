@@ -188,6 +188,32 @@ def test_lone_segments_are_acknowledged_at_once_32_times_then_delayed() -> None:
     assert receiver.ack_now
 
 
+def test_deferred_acknowledgements_wait_for_two_full_segments_or_their_time() -> None:
+    receiver = make()
+    receiver.defer_acks(0.4)
+    for size in (1, SEGMENT, SEGMENT - 2):
+        receiver.receive(receiver.expected, bytes(size), 1.0)
+        assert not receiver.ack_now
+        assert receiver.ack_deadline == 1.4
+    receiver.receive(receiver.expected, b"x", 1.0)
+    assert receiver.ack_now
+    receiver.window_sent(512)
+    receiver.receive(receiver.expected, b"x", 2.0)
+    receiver.handle_timer(2.4)
+    assert receiver.ack_now
+    receiver.window_sent(512)
+    # Other streams have 32 quick ones again now.
+    receiver.receive(receiver.expected, b"x", 3.0)
+    assert not receiver.ack_now
+
+
+def test_deferred_acknowledgements_still_tell_of_gaps_at_once() -> None:
+    receiver = make()
+    receiver.defer_acks(0.4)
+    receiver.receive(1, b"b", 1.0)
+    assert receiver.ack_now
+
+
 def test_every_second_segment_is_acknowledged_at_once() -> None:
     receiver = make()
     for _ in range(32):

@@ -62,3 +62,19 @@ def test_an_answer_to_a_repetition_eases_the_back_off_without_being_a_sample() -
     assert rtt.rto == pytest.approx(0.3)
     rtt.ease(5.0)
     assert rtt.rto == pytest.approx(0.3)
+
+
+def test_where_acknowledgements_wait_the_timeout_is_a_second_at_least() -> None:
+    rtt = RttEstimator()
+    rtt.add_sample(0.001)
+    assert rtt.rto == 0.2
+    rtt.expect_late_acks()
+    assert rtt.rto == 1.0
+    rtt.add_sample(0.001)
+    assert rtt.rto == 1.0
+    rtt.back_off(0.0)
+    # The answer may well be to the first copy, only late.
+    rtt.ease(0.001)
+    assert rtt.rto == 2.0
+    rtt.add_sample(0.001)
+    assert rtt.rto == 1.0

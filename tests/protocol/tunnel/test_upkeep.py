@@ -59,6 +59,14 @@ def test_tunnel_in_use_sends_a_keepalive_after_25_seconds() -> None:
     assert len(_sealed(world, b)) == 1
 
 
+def test_keepalives_of_tunnels_made_at_odd_times_are_due_together() -> None:
+    world, a, _ = connected()
+    world.advance(200.07)
+    world.send(A, B)
+    world.advance(0.1)
+    assert a.endpoint.next_timer() == 1225.25
+
+
 def test_keepalives_end_two_minutes_after_the_last_traffic() -> None:
     world, a, _ = connected()
     world.sent.clear()

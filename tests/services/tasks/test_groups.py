@@ -11,6 +11,7 @@ import pytest
 from pilotfleet.errors import InvalidArgument
 from pilotfleet.protocol.address import SocketAddress
 from pilotfleet.protocol.services.tasks import SESSION_PORT
+from pilotfleet.services.tasks import link
 from tests.services.tasks.support import (
     LIMIT_S,
     Node,
@@ -137,6 +138,21 @@ async def test_a_quick_result_comes_with_the_answer_to_its_submission(
         await crew.call("finish", task_id=await crew.offer(), ok=True, result="y")
         # In one packet, unless a slow test took longer than the answer may wait.
         assert await types_of(stream, 2) == [1, 4]
+
+
+async def test_many_answers_do_not_wait_for_results(
+    net: TaskWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "ANSWER_DELAY_S", 3600.0)
+    worker, peer = await net.node("worker"), await net.bare("peer")
+    crew = await worker.program()
+    await crew.call("serve", agents=["worker"])
+    async with await open_session(peer, worker) as stream:
+        for number in range(200):
+            data = submission(f"t{number}", peer, worker.agent, "x")
+            await stream.write(patiently(data))
+        # The last of them wait, for a result or for an hour.
+        assert await types_of(stream, 100) == [1] * 100
 
 
 @pytest.mark.parametrize("is_served", [True, False])

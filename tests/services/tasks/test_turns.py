@@ -172,6 +172,9 @@ class SlowStream:
     async def write(self, data: bytes) -> None:
         self.written += data
 
+    def defer_acks(self, delay_s: float) -> None:
+        pass
+
     async def close(self) -> None:
         pass
 

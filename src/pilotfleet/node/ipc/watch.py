@@ -17,6 +17,7 @@ from pilotfleet.errors import (
     AlreadyExists,
     Busy,
     InvalidArgument,
+    InvalidState,
     NotFound,
     PilotError,
     error_to_fields,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pilotfleet.node.ipc.session import IpcSession
     from pilotfleet.node.watches import Follower, News
 
-__all__ = ["unwatch", "watch"]
+__all__ = ["read_name", "unwatch", "watch"]
 
 MAX_WATCHES: Final = 16
 """Of one connection."""
@@ -53,10 +54,11 @@ async def watch(
     Raises:
         InvalidArgument: The question is of another form.
         Busy: There are too many watches.
+        InvalidState: It was ended meanwhile.
         PilotError: The registry refuses, or cannot be reached.
     """
     query = _read_query(params)
-    name = _read_name(params)
+    name = read_name(params)
     if name in session.watches:
         raise AlreadyExists(f"watch {name!r} is open on this connection")
     if len(session.watches) >= MAX_WATCHES:
@@ -67,8 +69,13 @@ async def watch(
     session.watches[name] = own
     try:
         follower = await session.server.host.watches.follow(agent, query)
-    except BaseException:
+    except BaseException as error:
         session.watches.pop(name, None)
+        if isinstance(error, asyncio.CancelledError) and not session.is_closed:
+            # By unwatch. Whoever asked for the watch waits for an answer all the same.
+            raise InvalidState(
+                f"watch {name!r} was ended before its first answer"
+            ) from None
         raise
     task = session.start(_push_news(session, name, follower), name="watch news")
     session.watches[name] = task
@@ -85,7 +92,7 @@ async def unwatch(
     Raises:
         NotFound: There is no such watch.
     """
-    name = _read_name(params)
+    name = read_name(params)
     task = session.watches.get(name)
     if task is None:
         raise NotFound(f"no watch {name!r} on this connection")
@@ -125,7 +132,12 @@ def _rows(changes: tuple[Change, ...], kind: ChangeKind) -> list[Any]:
     return [change.row for change in changes if change.kind is kind]
 
 
-def _read_name(params: dict[str, Any]) -> str:
+def read_name(params: dict[str, Any]) -> str:
+    """Return what a program calls a watch.
+
+    Raises:
+        InvalidArgument: It is no such name.
+    """
     name = params.get("watch", "")
     if not isinstance(name, str) or len(name) > MAX_NAME:
         raise InvalidArgument(f"watch must be a text of at most {MAX_NAME} characters")

@@ -34,6 +34,7 @@ from pilotfleet.node.ipc.extension import run_extension
 from pilotfleet.node.ipc.hosted import describe_agent, read_query
 from pilotfleet.node.ipc.server import IpcServer
 from pilotfleet.node.ipc.session import Arrival
+from pilotfleet.node.ipc.watch import read_name
 from pilotfleet.node.processes.channel import Channel
 from pilotfleet.node.processes.division import process_of, sort_key
 from pilotfleet.node.processes.legs import Legs
@@ -141,7 +142,7 @@ class Siblings:
                 legs = self._legs.get(session)
                 if legs is not None:
                     await legs.call_all(op, params)
-            case "unwatch" if params.get("watch", "") not in session.watches:
+            case "unwatch" if read_name(params) not in session.watches:
                 return await self._unwatch(session, params)
             case _:
                 to = self._process_of(params.get("agent"))
@@ -324,6 +325,8 @@ class Siblings:
     async def _call_leg(
         self, leg: DaemonClient, to: int, op: str, params: dict[str, Any]
     ) -> dict[str, Any]:
+        # No field of any operation, and how long the leg would wait.
+        params = {name: params[name] for name in params.keys() - {"timeout"}}
         try:
             return await leg.call(op, **params)
         except Unavailable as error:

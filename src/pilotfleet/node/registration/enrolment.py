@@ -50,9 +50,12 @@ class Enrolment:
         reply = await agent.gathered("register", **self._fields(member))
         self._adopt(member, self._host.registry.registered(reply))
         discover(agent)
-        # One question saves up to three writes: after a restart nearly all agents are
+        # Of a node that is new to it the registry knows what it has just answered. Else
+        # one question saves up to three writes: after a restart nearly all agents are
         # known as they want to be.
-        known = await agent.gathered("lookup", node_id=agent.node_id)
+        known = reply
+        if reply.get("new") is not True:
+            known = await agent.gathered("lookup", node_id=agent.node_id)
         await self._announce(agent, known)
         await self._memberships.join(agent, known)
 

@@ -205,6 +205,18 @@ class StreamConnection:
     def no_delay(self, value: bool) -> None:
         self.sender.no_delay = value
 
+    def defer_acks(self, delay_s: float) -> None:
+        """Let acknowledgements wait for data to carry them, and data for nothing.
+
+        For streams with data both ways whose writers gather by themselves, and whose
+        both ends do this: others send again after 0.2 s without an ACK. Less than half
+        a second (RFC 1122).
+        """
+        self.receiver.defer_acks(delay_s)
+        self.sender.rtt.expect_late_acks()
+        # It would wait for the very acknowledgements that wait now.
+        self.sender.no_delay = True
+
     @property
     def segment_size(self) -> int:
         """Bytes in segments cut from now on; more only with peers that probed it."""

@@ -63,11 +63,11 @@ class IdleWatch:
         self.heard_at = now
         # A deadline is never later than the timeout, which is then found in time.
         self._interval = min(interval_s, timeout_s)
-        self.deadline = now + self._interval
         self._probe_idle = probe_idle_s
         self._timeout = timeout_s
         self._misses = 0
         self._doubted_at = -NEVER
+        self._wait_until(now + self._interval)
 
     def doubt(self, now: float) -> None:
         """Find out soon whether the peer still has the connection.

@@ -50,6 +50,7 @@ class Receiver:
 
     __slots__ = (
         "_answered_at",
+        "_deferred_s",
         "_head",
         "_held",
         "_held_bytes",
@@ -80,6 +81,7 @@ class Receiver:
         self._head = 0
         self._held: dict[int, bytes] | None = None
         self._held_bytes = 0
+        self._deferred_s = 0.0
         self._quick = QUICK_ACKS
         self._unacknowledged = 0
         self._reopened_until = 0.0
@@ -102,6 +104,11 @@ class Receiver:
     def widen(self, limit_units: int) -> None:
         """Let the reader leave more unread; never less than before."""
         self.limit_units = max(self.limit_units, limit_units)
+
+    def defer_acks(self, delay_s: float) -> None:
+        """Let less than two full segments wait so long for data to carry their ACK."""
+        self._deferred_s = delay_s
+        self._quick = self._unacknowledged = 0
 
     def sack_blocks(self) -> list[Block]:
         """Return up to four ranges of held data, the highest ones, ascending."""
@@ -172,7 +179,8 @@ class Receiver:
         if self.ack_deadline <= now:
             self.ack_deadline = NEVER
             self.ack_now = True
-            self._quick = QUICK_ACKS
+            if not self._deferred_s:
+                self._quick = QUICK_ACKS
 
     def drop_held(self) -> None:
         """Forget out-of-order data; nothing more will be taken."""
@@ -194,7 +202,7 @@ class Receiver:
         self._reopened_until = 0.0
         if self._held:
             self._drain()
-        self._plan_ack(now)
+        self._plan_ack(len(payload), now)
         return Arrival.TAKEN
 
     def _drain(self) -> None:
@@ -229,18 +237,23 @@ class Receiver:
         self._held_bytes += len(payload)
         return Arrival.HELD
 
-    def _plan_ack(self, now: float) -> None:
+    def _plan_ack(self, size: int, now: float) -> None:
         # While a gap is open each segment is news to the sender's recovery. The quick
         # ones feed its slow start, which grows by acknowledgements; after those a lone
         # segment waits a moment for data to carry its ACK.
-        self._unacknowledged += 1
-        if self._held or self._unacknowledged >= SEGMENTS_PER_ACK:
+        if self._deferred_s:
+            self._unacknowledged += size
+            is_much = self._unacknowledged >= SEGMENTS_PER_ACK * SEGMENT
+        else:
+            self._unacknowledged += 1
+            is_much = self._unacknowledged >= SEGMENTS_PER_ACK
+        if self._held or is_much:
             self.ack_now = True
         elif self._quick:
             self._quick -= 1
             self.ack_now = True
         elif self.ack_deadline == NEVER:
-            self.ack_deadline = now + ACK_DELAY_S
+            self.ack_deadline = now + (self._deferred_s or ACK_DELAY_S)
 
     def _read_part(self, limit: int) -> bytes:
         queue, head = self._queue, self._head

@@ -9,6 +9,8 @@ __all__ = ["RttEstimator"]
 # From the specification.
 INITIAL_RTO_S: Final = 1.0
 MIN_RTO_S: Final = 0.2
+LATE_ACK_RTO_S: Final = 1.0
+"""The same where acknowledgements may wait (RFC 6298, section 2.4)."""
 MAX_RTO_S: Final = 10.0
 GRANULARITY_S: Final = 0.01
 BACKOFF_JITTER: Final = 0.25
@@ -23,13 +25,19 @@ class RttEstimator:
     sent more than once.
     """
 
-    __slots__ = ("rto", "rttvar", "srtt")
+    __slots__ = ("_least", "rto", "rttvar", "srtt")
 
     def __init__(self) -> None:
         self.srtt = 0.0
         """Seconds; 0 before the first sample."""
         self.rttvar = 0.0
         self.rto = INITIAL_RTO_S
+        self._least = MIN_RTO_S
+
+    def expect_late_acks(self) -> None:
+        """Allow for acknowledgements that wait at the peer."""
+        self._least = LATE_ACK_RTO_S
+        self.rto = max(self.rto, self._least)
 
     def add_sample(self, sample_s: float) -> None:
         """Take one measured round trip and end any back-off."""
@@ -54,11 +62,15 @@ class RttEstimator:
         for long, and one bad moment would leave every later loss a 10 s wait. If
         the answer was to an older copy after all, the timeout is too short and
         backs off again; its random part keeps that from repeating for ever.
+
+        Where acknowledgements wait, most are for the older copy: the longer timeout
+        stays until there is a sample.
         """
-        self.rto = min(self.rto, max(self._computed(), 2 * elapsed_s))
+        if self._least == MIN_RTO_S:
+            self.rto = min(self.rto, max(self._computed(), 2 * elapsed_s))
 
     def _computed(self) -> float:
         if not self.srtt:
             return INITIAL_RTO_S
         rto = self.srtt + max(GRANULARITY_S, 4 * self.rttvar)
-        return min(max(rto, MIN_RTO_S), MAX_RTO_S)
+        return min(max(rto, self._least), MAX_RTO_S)

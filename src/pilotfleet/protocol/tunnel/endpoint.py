@@ -30,7 +30,6 @@ from pilotfleet.protocol.packet import Flag, Packet, Protocol, decode_packet
 from pilotfleet.protocol.tunnel import control
 from pilotfleet.protocol.tunnel.config import (
     DEFAULT_CONFIG,
-    KEEPALIVE_INTERVAL,
     SEGMENT_SIZE,
     UPGRADE_INTERVAL,
     TunnelConfig,
@@ -51,7 +50,7 @@ from pilotfleet.protocol.tunnel.frames import (
     SEALED,
     SEALED_MIN,
 )
-from pilotfleet.protocol.tunnel.peer import NEVER
+from pilotfleet.protocol.tunnel.peer import KEEPALIVE_LATEST, NEVER, keepalive_at
 from pilotfleet.protocol.tunnel.stats import PeerInfo
 from pilotfleet.protocol.tunnel.upkeep import Upkeep
 
@@ -256,8 +255,8 @@ class TunnelEndpoint(Upkeep):
         self, peer: Peer, packet: Packet, *, relayed: bool, now: float
     ) -> None:
         peer.last_traffic = now
-        if peer.wake_at > now + KEEPALIVE_INTERVAL:
-            self._schedule(peer, now + KEEPALIVE_INTERVAL)
+        if peer.wake_at > now + KEEPALIVE_LATEST:
+            self._schedule(peer, keepalive_at(now))
         # The reference answers for any node id. Agents of one host have different
         # rights, so none may answer for its neighbour.
         if packet.dst_node != self.node_id:
@@ -346,7 +345,7 @@ class TunnelEndpoint(Upkeep):
         entry = self._peers.get(peer)
         if entry is not None:
             entry.last_traffic = now
-            self._schedule(entry, now + KEEPALIVE_INTERVAL)
+            self._schedule(entry, keepalive_at(now))
 
     def use_relay(self, peer: int, now: float) -> None:
         """Send through the beacon until the direct path proves itself (11.10)."""

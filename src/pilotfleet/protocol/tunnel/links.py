@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 from pilotfleet.errors import Busy
 from pilotfleet.protocol.beacon import Discover, PunchRequest, Relay
-from pilotfleet.protocol.tunnel.config import KEEPALIVE_INTERVAL
 from pilotfleet.protocol.tunnel.events import (
     Event,
     KeyWanted,
@@ -18,7 +17,12 @@ from pilotfleet.protocol.tunnel.events import (
     TunnelFailed,
 )
 from pilotfleet.protocol.tunnel.keyring import KeyRing
-from pilotfleet.protocol.tunnel.peer import NEVER, Peer
+from pilotfleet.protocol.tunnel.peer import (
+    KEEPALIVE_LATEST,
+    NEVER,
+    Peer,
+    keepalive_at,
+)
 from pilotfleet.protocol.tunnel.reception import Reception
 from pilotfleet.protocol.tunnel.stats import TunnelStats
 
@@ -243,8 +247,8 @@ class Links:
             self._relay(peer.node, frame)
         # An idle peer sleeps until it is forgotten; the first packet brings back the
         # keepalives of a peer in use.
-        if peer.wake_at > now + KEEPALIVE_INTERVAL:
-            self._schedule(peer, now + KEEPALIVE_INTERVAL)
+        if peer.wake_at > now + KEEPALIVE_LATEST:
+            self._schedule(peer, keepalive_at(now))
 
     def _reply(self, node: int, frame: bytes, source: Endpoint | None) -> None:
         """Send a frame where another one came from; None means by relay."""

@@ -24,9 +24,17 @@ if TYPE_CHECKING:
     from pilotfleet.protocol.tunnel.growth import Growth
     from pilotfleet.protocol.tunnel.session import Session
 
-__all__ = ["NEVER", "Exchange", "Peer"]
+__all__ = ["KEEPALIVE_LATEST", "NEVER", "Exchange", "Peer", "keepalive_at"]
 
 NEVER: Final = float("inf")
+KEEPALIVE_LATEST: Final = KEEPALIVE_INTERVAL + KEEPALIVE_GRID
+"""A keepalive is due at most so long after what was sent last."""
+
+
+def keepalive_at(sent_at: float) -> float:
+    """Return when a keepalive is due: on the grid that all peers share."""
+    due = sent_at + KEEPALIVE_INTERVAL
+    return math.ceil(due / KEEPALIVE_GRID) * KEEPALIVE_GRID
 
 
 class Exchange:
@@ -146,9 +154,7 @@ class Peer:
         deadline = min(deadline, self.path.blackhole_at)
         if self.is_in_use(now):
             path = self.path
-            due = path.last_send + KEEPALIVE_INTERVAL
-            keepalive_at = math.ceil(due / KEEPALIVE_GRID) * KEEPALIVE_GRID
-            deadline = min(deadline, keepalive_at, self.path_probe_at)
+            deadline = min(deadline, keepalive_at(path.last_send), self.path_probe_at)
             if path.relayed and not path.pinned:
                 deadline = min(deadline, path.next_upgrade)
         return deadline

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from pilotfleet.protocol.registry.messages import Reply
@@ -12,8 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["Decision"]
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """The outcome of a request that changes something.
 
     Changes stand in an order that bears being cut short, because not every
@@ -22,7 +22,7 @@ class Decision:
     """
 
     reply: Reply
-    changes: list[Change] = field(default_factory=list)
+    changes: list[Change] = msgspec.field(default_factory=list)
     locks: tuple[str, ...] = ()
     """Keys that must not change meanwhile, besides those of the changes."""
     notify: tuple[int, ...] = ()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from pilotfleet.registry.directory.idset import IdSet
 from pilotfleet.registry.directory.nameorder import NameOrder
@@ -19,7 +21,7 @@ _SMALLEST_KEPT: Final = 256
 """Names from which a bitmap is worth keeping."""
 
 
-class HostClaim(NamedTuple):
+class HostClaim(msgspec.Struct, frozen=True, gc=False):
     """The stored claim of a node on a name."""
 
     node: int

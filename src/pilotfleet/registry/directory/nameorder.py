@@ -86,10 +86,7 @@ class NameOrder:
         """Return the bitmap of the nodes whose name begins with ``prefix``."""
         bits = 0
         for group, start, end in self._parts(prefix):
-            if end - start == len(group.names):
-                bits |= group.nodes.bits()
-            else:
-                bits |= bits_of_ids(map(self._node_of, group.names[start:end]))
+            bits |= self._part_bits(group, start, end)
         return bits
 
     def few(self, prefix: str, most: int) -> list[int] | None:
@@ -108,6 +105,15 @@ class NameOrder:
             (group, bisect_left(group.names, prefix), bisect_left(group.names, end))
             for group in self._groups[first : last + 1]
         ]
+
+    def _part_bits(self, group: _Group, start: int, end: int) -> int:
+        """Return the bitmap of some neighbours of a group."""
+        names = group.names
+        if 2 * (end - start) < len(names):
+            return bits_of_ids(map(self._node_of, names[start:end]))
+        # Each name takes as long as a whole bitmap of a thousand, so the fewer ones.
+        others = chain(names[:start], names[end:])
+        return group.nodes.bits() ^ bits_of_ids(map(self._node_of, others))
 
     def _group_of(self, name: str) -> int:
         return bisect_right(self._firsts, name) - 1

@@ -26,19 +26,18 @@ if TYPE_CHECKING:
 __all__ = ["Node", "NodeTable", "StoredClaim"]
 
 
-class Node:
+# A node never refers to itself. So the collector need not know it: a look through a
+# million of them would hold up the event loop.
+class Node(msgspec.Struct, eq=False, gc=False):
     """One node in memory: its record and what is kept beside it."""
 
-    __slots__ = ("hostname", "last_seen", "networks", "record", "revision")
-
-    def __init__(self, record: NodeRecord, revision: int) -> None:
-        self.record = record
-        self.revision = revision
-        self.hostname = ""
-        self.last_seen = 0.0
-        """Unix time; soft state."""
-        self.networks: tuple[int, ...] = ()
-        """Networks that list the node, without the backbone, ascending."""
+    record: NodeRecord
+    revision: int
+    hostname: str = ""
+    last_seen: float = 0.0
+    """Unix time; soft state."""
+    networks: tuple[int, ...] = ()
+    """Networks that list the node, without the backbone, ascending."""
 
     @property
     def address(self) -> str:
@@ -166,11 +165,13 @@ def _claims_of(record: NodeRecord) -> tuple[str, ...]:
 
 def _shared(record: NodeRecord) -> NodeRecord:
     """Return the record with texts that many nodes have in common held once."""
-    return msgspec.structs.replace(
-        record,
-        version=sys.intern(record.version),
-        tags=tuple(map(sys.intern, record.tags)),
-    )
+    # It was decoded just now, and nobody else has seen it.
+    if record.version:
+        msgspec.structs.force_setattr(record, "version", sys.intern(record.version))
+    if record.tags:
+        tags = tuple(map(sys.intern, record.tags))
+        msgspec.structs.force_setattr(record, "tags", tags)
+    return record
 
 
 def _set_member(nodes: IdSet, node: int, *, member: bool) -> None:

@@ -28,6 +28,7 @@ seen.<block>            256 times of unix seconds, 32 bits each, little-endian
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -238,6 +239,8 @@ def node_key(node: int) -> str:
     return f"node.{node}"
 
 
+# A registration asks for it several times, while it is decided and when it is stored.
+@lru_cache(maxsize=1_024)
 def key_key(public_key: bytes) -> str:
     """Return the key of the claim on a public key."""
     return f"key.{sha256(public_key).hexdigest()}"

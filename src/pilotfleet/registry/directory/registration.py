@@ -37,8 +37,7 @@ DEAD_PER_LIVE: Final = 4
 """Records kept, dead ones included, for each live node that is allowed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Registration:
+class Registration(msgspec.Struct, frozen=True, gc=False):
     """A request to register whose form was checked."""
 
     key: bytes
@@ -62,6 +61,8 @@ class _Outcome:
     hostname: str = ""
     """The name of the node before the request."""
     reserved: int = 0
+    is_new: bool = False
+    """The registry knows nothing of the node but this registration."""
 
 
 def decide_register(
@@ -75,6 +76,8 @@ def decide_register(
     """
     outcome = _decide(directory, asked, now, max_nodes)
     reply = _reply(outcome.record)
+    if outcome.is_new:
+        reply["new"] = True
     _name(directory, outcome, asked.hostname, reply)
     return Decision(
         reply,
@@ -230,7 +233,8 @@ def _create(directory: Directory, asked: Registration, now: int) -> _Outcome:
     if asked.owner:
         claims += _owner_claim(directory, asked.owner, number)
     record = _new_record(number, asked, asked.owner, now)
-    return _Outcome(record, [*claims, _node_change(record, 0)], reserved=reserved)
+    changes = [*claims, _node_change(record, 0)]
+    return _Outcome(record, changes, reserved=reserved, is_new=True)
 
 
 def _name(directory: Directory, outcome: _Outcome, hostname: str, reply: Reply) -> None:

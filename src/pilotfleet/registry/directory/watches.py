@@ -187,6 +187,9 @@ class Watches:
         """By what it depends on, with the revision that it is of."""
         self._steps: dict[Hashable, tuple[_State, FrozenIds, _Step]] = {}
         """Of the directory as it is at ``_revision``."""
+        self._recent: dict[int, FrozenIds | None] = {}
+        """The same for whose row is another since so many changes of rows. Those who
+        were compared together have all the same number."""
         self._revision = -1
 
     def __len__(self) -> int:
@@ -354,6 +357,7 @@ class Watches:
         if revision != self._revision or len(self._steps) >= STEPS:
             self._revision = revision
             self._steps.clear()
+            self._recent.clear()
         key = id(base.told), id(base.stale), base.rows, id(found), limit
         known = self._steps.get(key)
         if known is None:
@@ -378,11 +382,17 @@ class Watches:
         """Return the told nodes whose row may be another than the told one."""
         if self._directory.changes.rows == base.rows:
             return base.stale.common(base.told)
-        recent = self._directory.changes.rows_since(base.rows)
+        recent = self._rows_since(base.rows)
         # Too many to know which: then all.
         if recent is None:
             return base.told
-        return base.stale.plus(FrozenIds.of(recent)).common(base.told)
+        return base.stale.plus(recent).common(base.told)
+
+    def _rows_since(self, rows: int) -> FrozenIds | None:
+        if rows not in self._recent:
+            recent = self._directory.changes.rows_since(rows)
+            self._recent[rows] = None if recent is None else FrozenIds.of(recent)
+        return self._recent[rows]
 
 
 def _held(*states: _State) -> list[FrozenIds]:

@@ -67,10 +67,16 @@ OFFICIAL_S: Final = 600.0
 NOTICE_DELAY_S: Final = 0.25
 """Progress reports wait this long: most tasks have ended by then, and the result
 says more than the report."""
-ANSWER_DELAY_S: Final = 0.1
+ANSWER_DELAY_S: Final = 0.35
 """An answer that nobody waits for waits this long for other frames to leave in the
 same packet: the result of a quick task, or the next task. A packet costs more than
 what is in it."""
+MAX_WAITING: Final = 8 * 1024
+"""Bytes of answers that wait, some 60 of them: the other side may have no room for
+more frames until it gets them."""
+ACK_DELAY_S: Final = 0.4
+"""So long an acknowledgement of the stream waits to go with a frame: a little longer
+than answers, which take it along then."""
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 30.0
 MAX_UNSENT: Final = 1 << 20
@@ -86,6 +92,8 @@ class LiveSession:
         self._owner = owner
         self._link = link
         self._stream = stream
+        # Both nodes are ours here, frames go both ways, and they are gathered above.
+        stream.defer_acks(ACK_DELAY_S)
         self._core = TaskSession()
         self._wake = asyncio.Event()
         self._last_traffic = owner.now()
@@ -152,7 +160,8 @@ class LiveSession:
             if self._core.unsent_bytes > MAX_UNSENT:
                 raise DecodeError("task session: the peer reads no answers")
             # What was acknowledged makes room for more of our own.
-            if must_wake or self._link.has_unsaid:
+            is_much = self._core.unsent_bytes > MAX_WAITING
+            if must_wake or is_much or self._link.has_unsaid:
                 self._wake.set()
             elif self._core.unsent_bytes and self._answers_due is None:
                 loop = asyncio.get_running_loop()

@@ -32,6 +32,9 @@ class TaskStream(Protocol):
     async def write(self, data: bytes) -> None:
         """Send bytes."""
 
+    def defer_acks(self, delay_s: float) -> None:
+        """Let the stream's own acknowledgements wait for data to carry them."""
+
     async def close(self) -> None:
         """End the stream."""
 
