@@ -15,7 +15,10 @@ from cryptography.hazmat.backends.openssl import backend
 from tests.support.official import CURRENT
 
 ROOT = Path(__file__).parent.parent
-LIBRARIES = ("pilotfleet", "cryptography", "msgspec", "uvloop", "starlette", "uvicorn")
+LIBRARIES = (
+    *("pilotfleet", "cryptography", "pynacl", "msgspec"),
+    *("uvloop", "starlette", "uvicorn"),
+)
 MEASURED = ("src", "bench", "tests", "pyproject.toml", ":!bench/results")
 """What a figure depends on; the files of results themselves are not of it."""
 

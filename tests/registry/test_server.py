@@ -23,7 +23,7 @@ from pilotfleet.protocol.registry.framing import (
     encode_binary_frame,
     encode_json_frame,
 )
-from pilotfleet.registry import session
+from pilotfleet.registry import session, turns
 from pilotfleet.registry.requestdecoder import BufferBudget, RequestDecoder
 from pilotfleet.registry.server import RegistryServer, ServerConfig
 from pilotfleet.registry.session import MAX_WAITING
@@ -374,6 +374,65 @@ async def test_who_takes_no_replies_is_made_few_of_them() -> None:
         await eventually(lambda: not server.connection_count)
         await asyncio.sleep(0.1)
         assert handler.begun <= begun + 1
+
+
+async def test_who_takes_no_binary_replies_is_made_few_of_them() -> None:
+    body = b'{"type":"search","size":1000000}'
+    async with connected() as (server, handler, client):
+        client.send(BINARY_PREAMBLE + encode_binary_frame(BinaryType.JSON, body) * 60)
+        await eventually(lambda: bool(server._sessions))
+        (session,) = server._sessions
+        await eventually(lambda: session.connection.blocked_since is not None)
+        await asyncio.sleep(0.1)
+        assert handler.begun < 30
+        for _ in range(60):
+            assert len(await client.receive_frame()) > 1_000_000
+
+
+async def test_who_takes_no_short_replies_is_made_few_of_them() -> None:
+    frames = [encode_json_frame(b'{"type":"large","size":1000000}') for _ in range(60)]
+    async with connected() as (server, handler, client):
+        client.send(b"".join(frames))
+        await eventually(lambda: bool(server._sessions))
+        (session,) = server._sessions
+        await eventually(lambda: session.connection.blocked_since is not None)
+        await asyncio.sleep(0.1)
+        assert handler.begun < 30
+        for _ in range(60):
+            assert len((await client.receive())["data"]) == 1_000_000
+        assert handler.begun == 60
+
+
+async def test_replies_are_in_order_though_some_are_made_first() -> None:
+    kinds = ["large", "search"] * 20
+    async with connected() as (_, _, client):
+        frames = [
+            encode_json_frame(json.dumps({"type": kind, "size": 30_000 + i}).encode())
+            for i, kind in enumerate(kinds)
+        ]
+        client.send(b"".join(frames))
+        for i, kind in enumerate(kinds):
+            reply = await client.receive()
+            assert (reply["type"], len(reply["data"])) == (f"{kind}_ok", 30_000 + i)
+
+
+async def test_one_long_request_goes_on_in_each_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "SHARE_S", -1.0)
+    async with running() as (server, handler), contextlib.AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(raw_client(server.address))
+            for _ in range(20)
+        ]
+        for client in clients:
+            client.send({"type": "search", "size": 1})
+        most = before = 0
+        while handler.begun < 20:
+            await asyncio.sleep(0)
+            most, before = max(most, handler.begun - before), handler.begun
+        # And one that comes when the last of those who waited has gone on.
+        assert most <= 2
 
 
 async def test_long_requests_of_many_hold_nobody_up() -> None:

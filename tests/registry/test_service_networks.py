@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from pilotfleet.registry import turns
+from pilotfleet.registry.context import PeerContext
+from pilotfleet.registry.desk import LISTS_AT_ONCE
 from pilotfleet.registry.directory.records import (
     MemberRecord,
     NodeRecord,
@@ -14,6 +17,8 @@ from pilotfleet.registry.directory.records import (
     member_key,
     node_key,
 )
+from pilotfleet.registry.handlers import listing
+from pilotfleet.registry.privacy import rfc3339
 from pilotfleet.registry.store.base import Entry
 from tests.registry.world import ADMIN_TOKEN, Agent, World, error_of
 
@@ -501,7 +506,8 @@ async def test_the_backbone_is_listed_for_the_administrator_only() -> None:
     ]
 
 
-async def test_a_long_list_leaves_others_their_turn() -> None:
+async def large_network() -> World:
+    """Return a registry with a network of 2500 members."""
     world = World()
     await world.agents(1)
     await network(world)
@@ -510,6 +516,11 @@ async def test_a_long_list_leaves_others_their_turn() -> None:
         world.directory.apply(Entry(node_key(node), encode_record(record), node))
         member = encode_record(MemberRecord())
         world.directory.apply(Entry(member_key(1, node), member, 5000 + node))
+    return world
+
+
+async def test_a_long_list_leaves_others_their_turn() -> None:
+    world = await large_network()
     task = asyncio.ensure_future(world.ask("list_nodes", network_id=1))
     everyone = asyncio.ensure_future(world.admin("list_nodes", network_id=0))
     await asyncio.sleep(0)
@@ -519,3 +530,49 @@ async def test_a_long_list_leaves_others_their_turn() -> None:
     rows = (await task)["nodes"]
     assert [row["node_id"] for row in rows] == [*range(1, 2400), *range(2401, 2501)]
     assert len((await everyone)["nodes"]) == 2500
+
+
+async def test_many_long_lists_have_a_turn_together_and_few_are_made_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = await large_network()
+    made = 0
+
+    def counted(seconds: float) -> str:
+        nonlocal made
+        made += 1
+        return rfc3339(seconds)
+
+    monkeypatch.setattr(listing, "rfc3339", counted)
+    monkeypatch.setattr(turns, "SHARE_S", -1.0)
+    asked = [world.ask("list_nodes", network_id=1) for _ in range(9)]
+    asked.append(world.admin("list_nodes", network_id=0))
+    lists = [asyncio.ensure_future(each) for each in asked]
+    most = before = 0
+    while not any(each.done() for each in lists):
+        await asyncio.sleep(0)
+        most, before = max(most, made - before), made
+    assert most <= listing.ROWS_AT_ONCE
+    assert made <= LISTS_AT_ONCE * 2500
+    assert [len(reply["nodes"]) for reply in await asyncio.gather(*lists)] == [
+        2500
+    ] * 10
+
+
+async def test_a_list_that_waited_is_not_made_for_nobody_nor_of_what_is_gone() -> None:
+    world = await large_network()
+    peer = PeerContext("203.0.113.5")
+    request = {"type": "list_nodes", "network_id": 1}
+    first = [
+        asyncio.ensure_future(world.ask("list_nodes", network_id=1))
+        for _ in range(LISTS_AT_ONCE)
+    ]
+    await asyncio.sleep(0)
+    gone = asyncio.ensure_future(world.service.handle(request, peer))
+    late = asyncio.ensure_future(world.ask("list_nodes", network_id=1))
+    await asyncio.sleep(0)
+    peer.is_gone = True
+    await world.admin("delete_network", network_id=1)
+    assert error_of(await gone) == "the connection is gone"
+    assert error_of(await late) == "network 1: network not found"
+    await asyncio.gather(*first)

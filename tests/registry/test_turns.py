@@ -128,3 +128,8 @@ async def test_it_is_known_how_long_one_waits() -> None:
     assert turns.waited_s >= 3.0
     await asyncio.gather(*tasks)
     assert turns.waited_s == 0.0
+
+
+async def test_long_pieces_have_one_in_each_turn() -> None:
+    clock = Stopwatch()
+    assert max(await crowd(Turns(clock, woken=1), clock, 20, SHARE_S * 2)) == 1

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from pilotfleet.transport.crowd import PEERS, SMALL_SIZE, WINDOW, WINDOW_S, Crowd
+from pilotfleet.transport.crowd import (
+    LARGE_BYTES,
+    PEERS,
+    SMALL_SIZE,
+    WINDOW,
+    WINDOW_S,
+    Crowd,
+)
 
 
 class Clock:
@@ -71,6 +78,34 @@ def test_a_crowd_that_falls_silent_is_none_any_more(crowd: Crowd, clock: Clock) 
         _hear(crowd, clock, peers=WINDOW)
     _hear(crowd, clock, peers=WINDOW, window_s=WINDOW_S * 2)
     assert not crowd.is_there
+
+
+def test_a_crowd_that_went_away_leaves_nobody_waiting(
+    crowd: Crowd, clock: Clock
+) -> None:
+    for _ in range(3):
+        _hear(crowd, clock, peers=WINDOW)
+    clock.now += WINDOW_S
+    assert crowd.is_there
+    clock.now += 3600
+    # Far from enough of them to be judged.
+    crowd.note([(b"alone", ("192.0.2.1", 1000))])
+    assert not crowd.is_there
+
+
+def test_a_bulk_stream_ends_a_crowd_at_once(crowd: Crowd, clock: Clock) -> None:
+    for _ in range(3):
+        _hear(crowd, clock, peers=WINDOW)
+    bulk = (bytes(LARGE_BYTES // 2), ("192.0.2.2", 1000))
+    crowd.note([bulk, bulk])
+    assert crowd.is_there
+    crowd.note([bulk])
+    assert not crowd.is_there
+    # The window that it was in is not one of a crowd; the next is.
+    _hear(crowd, clock, peers=WINDOW)
+    assert not crowd.is_there
+    _hear(crowd, clock, peers=WINDOW)
+    assert crowd.is_there
 
 
 def test_a_quiet_socket_remembers_no_peers(crowd: Crowd, clock: Clock) -> None:

@@ -282,6 +282,41 @@ async def test_a_gathering_socket_can_be_closed(open_socket: OpenSocket) -> None
     assert receiver._gathering.cancelled()
 
 
+async def test_a_gathering_socket_hears_on_after_an_exception(
+    open_socket: OpenSocket,
+) -> None:
+    senders = [open_socket()[0] for _ in range(WINDOW)]
+    receiver, inbox = open_socket(gathers=True)
+    await _crowd_speaks(senders, receiver, inbox)
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[object] = loop.create_future()
+    loop.set_exception_handler(lambda _, why: told.set_result(why["exception"]))
+
+    def fail_once(_: object) -> None:
+        receiver._on_datagrams = inbox
+        raise MemoryError
+
+    receiver._on_datagrams = fail_once
+    senders[0].send([(b"lost", receiver.address)])
+    assert isinstance(await told, MemoryError)
+    senders[0].send([(b"heard", receiver.address)])
+    async with asyncio.timeout(5):
+        assert (await inbox.wait_for(len(inbox.datagrams) + 1))[-1] == b"heard"
+
+
+async def test_many_merged_datagrams_are_read_in_several_turns(
+    open_socket: OpenSocket,
+) -> None:
+    sender, _ = open_socket()
+    receiver, inbox = open_socket()
+    count = udp.DATAGRAMS_PER_WAKEUP + 4 * udp.MAX_RUN_SEGMENTS
+    sender.send([(b"%06d" % n, receiver.address) for n in range(count)])
+    receiver.read_now()
+    most = udp.DATAGRAMS_PER_WAKEUP + udp.MAX_RUN_SEGMENTS
+    assert 0 < len(inbox.datagrams) < most
+    assert await inbox.wait_for(count) == [b"%06d" % n for n in range(count)]
+
+
 async def test_fragmentation_is_off(open_socket: OpenSocket) -> None:
     sender, _ = open_socket()
     value = sender._socket.getsockopt(socket.IPPROTO_IP, udp._IP_MTU_DISCOVER)

@@ -53,6 +53,8 @@ VERIFIED_A_TIME: Final = 64
 """Signatures that a thread verifies before others have their turn: 8 ms."""
 BATCHES_AT_ONCE: Final = 4
 """Batches that are worked on together; what waits for the store shares its commits."""
+LISTS_AT_ONCE: Final = 4
+"""Lists of whole networks that are made together: each may have 100,000 rows."""
 
 SIGNATURE_FAILED: Final = "signature verification failed"
 SIGNATURE_MISSING: Final = "signature required for authenticated node"
@@ -76,6 +78,10 @@ class Desk:
         self.verifying = asyncio.Semaphore(VERIFYING_AT_ONCE)
         self.batches = asyncio.Semaphore(BATCHES_AT_ONCE)
         self.turns = Turns()
+        self.lists = asyncio.Semaphore(LISTS_AT_ONCE)
+        # Not those of registrations: a list has a hundred pieces, and each would wait
+        # behind the whole herd.
+        self.list_turns = Turns(woken=1)
         self.answer: Callable[[dict[str, Any], PeerContext], Awaitable[Reply]]
         """Answers any request; set by the service."""
 

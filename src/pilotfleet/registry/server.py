@@ -110,8 +110,8 @@ class RegistryServer:
         self._budget = BufferBudget(self._config.buffer_bytes)
         self._batches = BufferBudget(self._config.batch_bytes)
         # Of all connections together: hundreds that each want full pages would make a
-        # turn of seconds, if each had its own share.
-        self._turns = Turns()
+        # turn of seconds, if each had its own share. A full page takes milliseconds.
+        self._turns = Turns(woken=1)
         self._sessions: set[Session] = set()
         self._empty = asyncio.Event()
         self._empty.set()

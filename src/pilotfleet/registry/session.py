@@ -31,7 +31,7 @@ from pilotfleet.registry.requestdecoder import FREE_BYTES, decode_bounded
 from pilotfleet.transport.framed import FramedConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from pilotfleet.registry.context import PeerContext
     from pilotfleet.registry.limits import RateLimit
@@ -209,7 +209,11 @@ class Session:
         replies: list[bytes] = []
         try:
             if self._decoder.is_binary:
-                replies.extend([await self._answer_binary(body) for body in bodies])
+                await self._answer_in_turn(
+                    len(bodies),
+                    lambda place: self._answer_binary(bodies[place]),
+                    replies,
+                )
             else:
                 await self._answer_requests(bodies, replies)
         finally:
@@ -250,9 +254,12 @@ class Session:
             # Whoever sends a request before the reply to another one does not
             # mind which is first. So their writes share a commit.
             short = [place for place, kind in enumerate(kinds) if kind not in LONG]
-            work = (self._answer_json(*sized[place]) for place in short)
-            ready = dict(zip(short, await asyncio.gather(*work), strict=True))
-        await self._answer_in_turn(sized, ready, replies)
+            ready = await self._answer_together(short, sized)
+
+        async def answer(place: int) -> bytes:
+            return ready.pop(place, None) or await self._answer_json(*sized[place])
+
+        await self._answer_in_turn(len(sized), answer, replies)
         if broken is not None:
             raise DecodeError(broken)
 
@@ -264,20 +271,38 @@ class Session:
             self._paused = False
             self.connection.resume()
 
+    async def _answer_together(
+        self, places: list[int], sized: list[tuple[dict[str, Any], int]]
+    ) -> dict[int, bytes]:
+        """Answer those at ``places`` together, until many bytes of replies are held."""
+        ready: dict[int, bytes] = {}
+        held = 0
+
+        async def answer(place: int) -> None:
+            nonlocal held
+            # What need not wait is answered before the next one begins. So a group of
+            # full mailboxes is not made whole before the first reply is sent.
+            if held <= REPLY_BYTES:
+                ready[place] = await self._answer_json(*sized[place])
+                held += len(ready[place])
+
+        await asyncio.gather(*map(answer, places))
+        return ready
+
     async def _answer_in_turn(
         self,
-        sized: list[tuple[dict[str, Any], int]],
-        ready: dict[int, bytes],
+        count: int,
+        answer: Callable[[int], Awaitable[bytes]],
         replies: list[bytes],
     ) -> None:
-        """Answer one request after the other, but those that are answered already."""
+        """Answer one request after the other, and send when many bytes are held."""
         begin = time.perf_counter()
         held = 0
-        for place, (request, size) in enumerate(sized):
+        for place in range(count):
             if time.perf_counter() - begin > TURN_S:
                 await asyncio.sleep(0)
                 begin = time.perf_counter()
-            reply = ready.get(place) or await self._answer_json(request, size)
+            reply = await answer(place)
             replies.append(reply)
             held += len(reply)
             # A group of full pages is 10 MiB, and thousands may be made at a time.

@@ -24,16 +24,23 @@ SHARE_S: Final = 0.002
 """What the work may take of a turn, before the last piece of it."""
 WOKEN_AT_ONCE: Final = 8
 """Of those who wait, so many go on in the next turn: one piece each, of about a
-quarter of a millisecond if it is a registration."""
+quarter of a millisecond if it is a registration. Where a piece takes milliseconds, it
+is to be one."""
 
 
 class Turns:
     """Tells work when it may go on. Its clock tells the time that work takes."""
 
-    __slots__ = ("_armed", "_clock", "_until", "_waiting")
+    __slots__ = ("_armed", "_clock", "_until", "_waiting", "_woken")
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.perf_counter,
+        *,
+        woken: int = WOKEN_AT_ONCE,
+    ) -> None:
         self._clock = clock
+        self._woken = woken
         self._until = 0.0
         self._armed = False
         """Whether this turn has begun to be counted."""
@@ -87,7 +94,7 @@ class Turns:
             return
         self._begin()
         woken = 0
-        while self._waiting and woken < WOKEN_AT_ONCE:
+        while self._waiting and woken < self._woken:
             turn, _ = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)

@@ -32,25 +32,37 @@ PEERS: Final = 32
 """So many of them came from different peers."""
 SMALL_SIZE: Final = 512
 """A larger datagram does not count as one that can wait."""
+LARGE_BYTES: Final = 64 * 1024
+"""More than this in larger ones is a bulk stream, which fills a receive buffer fast."""
 
 
 class Crowd:
     """Judges what a socket receives.
 
     Args:
-        clock: Monotonic time, asked once for each window.
+        clock: Monotonic time, asked once for each window, and while a crowd talks.
     """
 
-    __slots__ = ("_clock", "_left", "_since", "_sources", "is_there")
+    __slots__ = ("_clock", "_is_crowd", "_large", "_left", "_since", "_sources")
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.is_there = False
-        """Whether reading may wait for ``GATHER_S``."""
         self._clock = clock
+        self._is_crowd = False
+        """Whether the last window was one of a crowd."""
+        self._large = 0
+        """Bytes in the large datagrams of this window."""
         self._left = WINDOW
         self._since = 0.0
         # Idle agents are many and their windows long: those remember no peers.
         self._sources: set[Endpoint] | None = None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether reading may wait for ``GATHER_S``."""
+        if not self._is_crowd or self._large > LARGE_BYTES:
+            return False
+        # A crowd that went away does not fill its last window.
+        return self._clock() - self._since <= 2 * WINDOW_S
 
     def note(self, datagrams: Sequence[tuple[bytes, Endpoint]]) -> None:
         """Take account of what was read."""
@@ -59,6 +71,8 @@ class Crowd:
             for data, source in datagrams:
                 if len(data) <= SMALL_SIZE:
                     sources.add(source)
+                else:
+                    self._large += len(data)
         self._left -= len(datagrams)
         if self._left <= 0:
             self._judge(self._clock())
@@ -66,7 +80,9 @@ class Crowd:
     def _judge(self, now: float) -> None:
         is_fast = now - self._since <= WINDOW_S
         sources = self._sources
-        self.is_there = is_fast and sources is not None and len(sources) >= PEERS
+        is_crowd = is_fast and sources is not None and len(sources) >= PEERS
+        self._is_crowd = is_crowd and self._large <= LARGE_BYTES
+        self._large = 0
         self._sources = set() if is_fast else None
         self._since = now
         self._left = WINDOW

@@ -53,6 +53,8 @@ SOCKET_BUFFER_SIZE: Final = 4 * 1024 * 1024
 READS_PER_WAKEUP: Final = 128
 """Then the neighbours have their turn. Fewer would leave acknowledgements unread for
 so long, on a busy machine, that what they are for is sent again."""
+DATAGRAMS_PER_WAKEUP: Final = 1024
+"""No further read after so many: one read brings up to 64 where runs are merged."""
 MAX_QUEUED: Final = 1024
 """Datagrams kept while the kernel takes no more."""
 MAX_RUN_SEGMENTS: Final = 64
@@ -164,13 +166,16 @@ class UdpSocket:
             self._read()
 
     def _on_readable(self) -> None:
-        if self._read() and self._crowd is not None and self._crowd.is_there:
-            if self._gathering is None:
+        gathering: asyncio.TimerHandle | None = None
+        try:
+            if self._read() and self._crowd is not None and self._crowd.is_there:
+                gathering = self._loop.call_later(GATHER_S, self._on_readable)
+        finally:
+            # Also after an exception: a timer that has fired never reads again.
+            before, self._gathering = self._gathering, gathering
+            if before is None and gathering is not None:
                 self._loop.remove_reader(self._fd)
-            self._gathering = self._loop.call_later(GATHER_S, self._on_readable)
-        elif self._gathering is not None:
-            self._gathering = None
-            if self._fd >= 0:
+            elif before is not None and gathering is None and self._fd >= 0:
                 self._loop.add_reader(self._fd, self._on_readable)
 
     def _read(self) -> bool:
@@ -188,6 +193,8 @@ class UdpSocket:
                 self.receive_errors += 1
             if self._fd < 0:
                 return False
+            if len(batch) >= DATAGRAMS_PER_WAKEUP:
+                break
         if not batch:
             return False
         self.datagrams_received += len(batch)

@@ -293,7 +293,8 @@ async def test_an_agent_that_another_process_has_not_opened_yet_is_starting(
         assert await node_of(client) == 1
 
 
-async def test_serving_is_divided_among_processes(pair: Pair) -> None:
+def _note_serving(pair: Pair) -> tuple[list[tuple[int, list[str]]], list[int]]:
+    """Return what each process is told to serve, and which are drained, from now."""
     served: list[tuple[int, list[str]]] = []
     drained: list[int] = []
 
@@ -310,12 +311,33 @@ async def test_serving_is_divided_among_processes(pair: Pair) -> None:
 
     for number, host in pair.hosts.items():
         host.extensions |= handlers(number)
+    return served, drained
+
+
+async def test_serving_is_divided_among_processes(pair: Pair) -> None:
+    served, drained = _note_serving(pair)
     async with pair.client() as client:
         answer = await client.call("task.serve", agents=list(NAMES), concurrency=3)
         assert answer == {"agents": 4, "concurrency": 3}
         assert sorted(served) == [(1, ["w-1", "w-3"]), (2, ["w-2", "w-4"])]
         await client.call("task.drain")
         assert sorted(drained) == [1, 2]
+
+
+@pytest.mark.parametrize("timeout", ["x", 0.000001])
+async def test_all_processes_are_drained_whatever_a_program_says_of_time(
+    pair: Pair, timeout: object
+) -> None:
+    _, drained = _note_serving(pair)
+    asks: list[dict[str, Any]] = [
+        {"id": 1, "op": "task.serve", "agents": list(NAMES)},
+        {"id": 2, "op": "task.drain", "timeout": timeout},
+    ]
+    async with pair.raw_client() as raw:
+        for ask in asks:
+            raw.writer.write(encode_frame(Command.EXTENSION, json.dumps(ask).encode()))
+            assert "result" in json.loads((await raw.receive())[1:])
+    assert sorted(drained) == [1, 2]
 
 
 async def test_outcomes_are_handed_in_where_each_agent_is(pair: Pair) -> None:

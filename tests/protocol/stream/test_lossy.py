@@ -7,7 +7,15 @@ import pytest
 from pilotfleet.protocol.stream.events import StreamAccepted
 from pilotfleet.protocol.stream.state import State
 from pilotfleet.testing.network import Conditions, FakeNetwork
-from tests.protocol.stream.support import PORT, A, B, Node, make_pair, pattern
+from tests.protocol.stream.support import (
+    PORT,
+    A,
+    B,
+    Node,
+    make_pair,
+    open_stream,
+    pattern,
+)
 
 BAD = Conditions(loss=0.1, duplication=0.05, delay_s=0.02, jitter_s=0.02)
 QUESTION, ANSWER = pattern(30_000, 1), pattern(20_000, 2)
@@ -77,6 +85,41 @@ def test_an_outage_is_survived() -> None:
     network.run(limit_s=20)
     network.heal()
     assert network.run(until=lambda: b.got(theirs) == QUESTION, limit_s=15)
+
+
+@pytest.mark.parametrize("count", [1, 2, 12, 60])
+def test_short_frames_lost_in_an_outage_come_soon_after_it(count: int) -> None:
+    network, a, b = make_pair(conditions=Conditions(delay_s=0.01))
+    ours, theirs = open_stream(network, a, b)
+    for stream in (ours, theirs):
+        stream.defer_acks(0.4)
+    network.partition([A], [B])
+    for _ in range(count):
+        a.write(ours, bytes(200))
+        network.run(limit_s=0.9 / count)
+    assert ours.stats()["unacked"] == count
+    network.run(limit_s=1.1)
+    network.heal()
+    healed = network.clock.now
+    assert network.run(until=lambda: ours.sender.is_drained, limit_s=30)
+    # The timer's second repetition comes 1 s after the outage, and its acknowledgement
+    # and the last one are late by 0.4 s each.
+    assert network.clock.now - healed < 2.0
+    assert b.got(theirs) == bytes(200 * count)
+
+
+def test_a_filled_gap_is_acknowledged_at_once_though_others_are_deferred() -> None:
+    network, a, b = make_pair(conditions=Conditions(delay_s=0.01))
+    ours, theirs = open_stream(network, a, b)
+    for stream in (ours, theirs):
+        stream.defer_acks(0.4)
+    network.partition([A], [B])
+    a.write(ours, bytes(200))
+    network.heal()
+    for _ in range(3):
+        a.write(ours, bytes(200))
+    assert network.run(until=lambda: ours.sender.is_drained, limit_s=0.1)
+    assert ours.stats()["fast_retx"] == 1
 
 
 def test_reordering_alone_causes_few_repetitions() -> None:

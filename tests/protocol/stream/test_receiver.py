@@ -214,6 +214,30 @@ def test_deferred_acknowledgements_still_tell_of_gaps_at_once() -> None:
     assert receiver.ack_now
 
 
+def test_deferred_acknowledgements_tell_at_once_that_a_gap_is_filled() -> None:
+    receiver = make()
+    receiver.defer_acks(0.4)
+    for seq in (1, 3):
+        receiver.receive(seq, b"x", 1.0)
+    receiver.window_sent(512)
+    # In part, then wholly.
+    for seq in (0, 2):
+        receiver.receive(seq, b"x", 1.0)
+        assert receiver.ack_now
+        receiver.window_sent(512)
+    receiver.receive(4, b"x", 1.0)
+    assert not receiver.ack_now
+
+
+def test_a_segment_that_was_not_held_leaves_no_gap_to_tell_of() -> None:
+    receiver = make()
+    receiver.defer_acks(0.4)
+    receiver.receive(1 << 30, b"x", 1.0)
+    receiver.window_sent(512)
+    receiver.receive(0, b"x", 1.0)
+    assert not receiver.ack_now
+
+
 def test_every_second_segment_is_acknowledged_at_once() -> None:
     receiver = make()
     for _ in range(32):

@@ -336,6 +336,41 @@ def test_a_timeout_shrinks_the_window_and_acks_then_repeat_the_rest() -> None:
     assert sender.recovery is Recovery.NONE
 
 
+def timed_out(count: int, size: int) -> Sender:
+    """A sender of short segments that has just repeated the first of them."""
+    sender = make()
+    sender.no_delay = True
+    for _ in range(count):
+        sender.write(bytes(size), ROOM)
+        sender.segments_to_send(0.0)
+    sender.handle_timer(1.0, 0.0)
+    assert len(sender.segments_to_send(1.0)) == 1
+    return sender
+
+
+def test_short_segments_are_repeated_up_to_two_full_ones_per_ack() -> None:
+    sender = timed_out(30, 200)
+    ack(sender, 201, 1.1)
+    assert sizes(sender.segments_to_send(1.1)) == [200] * 12
+    ack(sender, 2601, 1.2)
+    assert sizes(sender.segments_to_send(1.2)) == [200] * 12
+    ack(sender, 5001, 1.3)
+    assert sizes(sender.segments_to_send(1.3)) == [200] * 5
+    assert sender.retransmits == 30
+
+
+def test_short_segments_are_repeated_within_the_congestion_window() -> None:
+    sender = timed_out(60, 200)
+    under_way = 0
+    for number in (201, 401, 601):
+        ack(sender, number, 1.1)
+        under_way += len(sender.segments_to_send(1.1)) * 200
+        assert under_way - (number - 201) <= sender.congestion.window
+    # Two more for each acknowledgement, as of any size, when the window is used up.
+    ack(sender, 801, 1.1)
+    assert len(sender.segments_to_send(1.1)) == 2
+
+
 def test_a_peer_that_dropped_what_it_reported_gets_it_again() -> None:
     sender = sending(1152 * 3)
     sack(sender, 1, (1, 1153))

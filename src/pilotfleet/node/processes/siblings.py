@@ -126,7 +126,9 @@ class Siblings:
         self, session: IpcSession, request: extension.ExtensionRequest
     ) -> dict[str, Any]:
         """Run an operation of a client: here, there, or everywhere."""
-        op, params = request.op, request.params
+        op = request.op
+        # No field of any operation, and how long a leg would wait.
+        params = {name: x for name, x in request.params.items() if name != "timeout"}
         match op:
             case "select-agent":
                 to = self._process_of(params.get("name"))
@@ -325,8 +327,6 @@ class Siblings:
     async def _call_leg(
         self, leg: DaemonClient, to: int, op: str, params: dict[str, Any]
     ) -> dict[str, Any]:
-        # No field of any operation, and how long the leg would wait.
-        params = {name: params[name] for name in params.keys() - {"timeout"}}
         try:
             return await leg.call(op, **params)
         except Unavailable as error:

@@ -200,9 +200,10 @@ class Receiver:
         self.expected = (self.expected + len(payload)) & MASK
         # New data shows that the peer knows of the open window.
         self._reopened_until = 0.0
-        if self._held:
+        had_gap = bool(self._held)
+        if had_gap:
             self._drain()
-        self._plan_ack(len(payload), now)
+        self._plan_ack(len(payload), now, had_gap=had_gap)
         return Arrival.TAKEN
 
     def _drain(self) -> None:
@@ -237,17 +238,18 @@ class Receiver:
         self._held_bytes += len(payload)
         return Arrival.HELD
 
-    def _plan_ack(self, size: int, now: float) -> None:
-        # While a gap is open each segment is news to the sender's recovery. The quick
-        # ones feed its slow start, which grows by acknowledgements; after those a lone
-        # segment waits a moment for data to carry its ACK.
+    def _plan_ack(self, size: int, now: float, *, had_gap: bool) -> None:
+        # While a gap is open each segment is news to the sender's recovery, and so is
+        # the one that fills it (RFC 5681, section 4.2). The quick ones feed its slow
+        # start, which grows by acknowledgements; after those a lone segment waits a
+        # moment for data to carry its ACK.
         if self._deferred_s:
             self._unacknowledged += size
             is_much = self._unacknowledged >= SEGMENTS_PER_ACK * SEGMENT
         else:
             self._unacknowledged += 1
             is_much = self._unacknowledged >= SEGMENTS_PER_ACK
-        if self._held or is_much:
+        if had_gap or is_much:
             self.ack_now = True
         elif self._quick:
             self._quick -= 1

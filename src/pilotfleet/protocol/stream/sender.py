@@ -39,6 +39,9 @@ MAX_PROBES: Final = 30
 # Of our choosing.
 RESENDS_PER_ACK: Final = 2
 """Segments sent again per acknowledgement after a timeout: slow start."""
+RESENT_BYTES_PER_ACK: Final = 2 * SEGMENT
+"""The same in bytes, if the segments are small: a peer that defers its
+acknowledgements counts these, and would let two small segments wait."""
 
 
 class Recovery(Enum):
@@ -361,7 +364,7 @@ class Sender:
             # After a timeout all of it counts as lost. The reference repeats one
             # segment per acknowledgement, which takes a round trip for each: two double
             # per round trip, as slow start does.
-            self._resend_from(self.segments, RESENDS_PER_ACK)
+            self._resend_from(self.segments, RESENDS_PER_ACK, RESENT_BYTES_PER_ACK)
         self.rto_deadline = now + self.rtt.rto if self.segments else NEVER
 
     def _remove_acknowledged(self, ack: int, now: float) -> None:
@@ -453,16 +456,25 @@ class Sender:
             last = 1
         return self._resend_from(segments[:last], 1)
 
-    def _resend_from(self, segments: list[Segment], count: int) -> bool:
-        """Plan up to ``count`` of these segments that were not yet repeated."""
-        planned = 0
+    def _resend_from(self, segments: list[Segment], count: int, size: int = 0) -> bool:
+        """Plan ``count`` of these segments that were not yet repeated.
+
+        Small ones go on to ``size`` bytes, as far as the congestion window reaches.
+        """
+        planned = planned_bytes = 0
+        room = self.congestion.window
         for segment in segments:
-            if planned == count or (segment.seq - self._recover) & MASK < HALF:
+            if (segment.seq - self._recover) & MASK < HALF:
+                break
+            if planned >= count and (
+                planned_bytes >= size or (segment.end - self.una) & MASK > room
+            ):
                 break
             if not segment.sacked and (segment.seq - self._hole) & MASK < HALF:
                 self._resend.append(segment)
                 self._hole = segment.end
                 planned += 1
+                planned_bytes += len(segment.payload)
         return planned > 0
 
     def _resend_first(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from pilotfleet.errors import DecodeError
@@ -51,18 +50,16 @@ NO_PREFIX: Final = "~"
 
 
 def list_nodes(
-    desk: Desk, request: Request, _: PeerContext
+    desk: Desk, request: Request, peer: PeerContext
 ) -> Coroutine[Any, Any, Reply]:
     """Section 6.8."""
     network = desk.directory.network(network_number(request))
-    if network.record.id != BACKBONE:
-        return _list_members(desk, network)
-    if not desk.is_admin(request):
+    if network.record.id == BACKBONE and not desk.is_admin(request):
         raise Refused(
             "listing backbone nodes is not permitted (use lookup with a specific"
             " node_id)"
         )
-    return _list_all(desk)
+    return _list(desk, network.record.id, peer)
 
 
 def search_nodes(desk: Desk, request: Request, peer: PeerContext) -> Reply:
@@ -79,7 +76,19 @@ def search_nodes(desk: Desk, request: Request, peer: PeerContext) -> Reply:
     }
 
 
-async def _list_members(desk: Desk, network: Network) -> Reply:
+async def _list(desk: Desk, number: int, peer: PeerContext) -> Reply:
+    async with desk.lists:
+        await desk.list_turns.take()
+        if peer.is_gone:
+            raise Refused("the connection is gone")
+        # Looked up again: it may have ended while this one waited.
+        network = desk.directory.network(number)
+        is_all = number == BACKBONE
+        rows = await (_all_rows(desk) if is_all else _member_rows(desk, network))
+    return {"type": "list_nodes_ok", "nodes": rows}
+
+
+async def _member_rows(desk: Desk, network: Network) -> list[dict[str, Any]]:
     rows = []
     for index, node in enumerate(sorted(network.members)):
         # A member may have left while others had their turn.
@@ -92,17 +101,17 @@ async def _list_members(desk: Desk, network: Network) -> Reply:
             row["member_tags"] = list(member.record.tags)
         rows.append(row)
         if index % ROWS_AT_ONCE == ROWS_AT_ONCE - 1:
-            await asyncio.sleep(0)
-    return {"type": "list_nodes_ok", "nodes": rows}
+            await desk.list_turns.take()
+    return rows
 
 
-async def _list_all(desk: Desk) -> Reply:
+async def _all_rows(desk: Desk) -> list[dict[str, Any]]:
     rows = []
     for index, node in enumerate(list(desk.directory.nodes.live)):
         rows.append(_node_row(desk, node, BACKBONE))
         if index % ROWS_AT_ONCE == ROWS_AT_ONCE - 1:
-            await asyncio.sleep(0)
-    return {"type": "list_nodes_ok", "nodes": rows}
+            await desk.list_turns.take()
+    return rows
 
 
 def _node_row(desk: Desk, number: int, network: int) -> dict[str, Any]:
