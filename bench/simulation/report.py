@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.report import Table
 from bench.simulation.account import LOOPBACK_MSS
+from bench.simulation.apart import simulate_apart
 from bench.simulation.calibration import calibrate
 from bench.simulation.figures import (
     REPLICAS,
@@ -20,7 +21,6 @@ from bench.simulation.figures import (
 from bench.simulation.options import RunOptions
 from bench.simulation.realrun import measure_real, with_connections
 from bench.simulation.sharedstore import with_shared_store
-from bench.simulation.world import SimulatedWorld
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,12 +58,12 @@ def measure(options: Options) -> list[Table]:
     times = asyncio.run(calibrate())
     times = with_shared_store(with_connections(times))
     if options.quick:
-        return asyncio.run(_measure(500, times, quick=True))
-    tables = asyncio.run(_measure(SUITE, times, quick=False))
-    return [asyncio.run(check_table(CHECKED, times)), *tables]
+        return _measure(500, times, quick=True)
+    tables = _measure(SUITE, times, quick=False)
+    return [check_table(CHECKED, times), *tables]
 
 
-async def check_table(sizes: Sequence[int], times: ServiceTimes) -> Table:
+def check_table(sizes: Sequence[int], times: ServiceTimes) -> Table:
     """Return a simulated idle minute beside the same with real programs."""
     rows: list[tuple[Cell, ...]] = []
     memory: list[tuple[float, float]] = []
@@ -72,7 +72,7 @@ async def check_table(sizes: Sequence[int], times: ServiceTimes) -> Table:
         wanted = RunOptions(
             agents=size, searches_per_s=0, refreshes=False, watchers=False
         )
-        run = await SimulatedWorld(wanted, times).run()
+        run = simulate_apart(wanted, times)
         carried = sum(run.account.wire_bytes(mss=LOOPBACK_MSS))
         pairs = (
             (
@@ -98,13 +98,13 @@ async def check_table(sizes: Sequence[int], times: ServiceTimes) -> Table:
     return Table("Simulated and real", columns, rows, note)
 
 
-async def _measure(size: int, times: ServiceTimes, *, quick: bool) -> list[Table]:
+def _measure(size: int, times: ServiceTimes, *, quick: bool) -> list[Table]:
     runs: list[tuple[str, Outcome]] = []
     for name, scenario in SCENARIOS.items():
         wanted = replace(scenario, agents=size, per_host=min(1_000, size // 5))
         if quick:
             wanted = replace(wanted, duration_s=5, keepalive_s=10)
-        runs.append((name, await SimulatedWorld(wanted, times).run()))
+        runs.append((name, simulate_apart(wanted, times)))
     return tables_of(runs, times)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from bench.simulation.apart import simulate_apart
 from bench.simulation.calibration import calibrate
 from bench.simulation.costs import ServiceTimes
 from bench.simulation.figures import cpu_of, megabits, memory_mib, replica_of
@@ -180,16 +178,9 @@ def test_numbers_without_sense_are_refused() -> None:
             RunOptions(**wrong)
 
 
-def simulate_in_a_process(options: RunOptions) -> Outcome:
-    return asyncio.run(simulate(options))
-
-
 def test_memory_is_measured_in_parts() -> None:
     options = replace(SMALL, agents=20_000, per_host=5_000, duration_s=1)
-    # A used process has free memory that a simulation would take first.
-    new = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=new) as process:
-        run = process.submit(simulate_in_a_process, options).result()
+    run = simulate_apart(options, TIMES)
     assert run.loaded is not None
     parts = run.loaded
     assert parts.directory_bytes > parts.signatures_bytes > 0
