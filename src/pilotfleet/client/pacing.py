@@ -7,8 +7,9 @@ million agents is what this code would do.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, Final
+
+from pilotfleet.protocol.grid import on_grid
 
 if TYPE_CHECKING:
     import random
@@ -45,9 +46,6 @@ MAX_DEFERRAL_S: Final = 30.0
 DEFERRAL_SPREAD: Final = (1.0, 1.5)
 """Those who were asked to wait come back over half as much time again."""
 DIAL_SPREAD: Final = (0.75, 1.25)
-BEAT_GRID_S: Final = 0.25
-"""Heartbeats are due at multiples of this. Ten thousand agents then send 42 at a
-time: coarser would save little more and hold the event loop longer."""
 DOWN_S: Final = 2.0
 """How long at most a registry that was found down is taken to be so."""
 RETURN_SPREAD_S: Final = 5.0
@@ -94,7 +92,7 @@ def first_beat_s(keepalive_s: float, rng: random.Random) -> float:
 def beat_due(now: float, keepalive_s: float) -> float:
     """Return when the heartbeat after one at ``now`` is due."""
     # On a grid, so that the requests of many agents leave together.
-    return math.ceil((now + keepalive_s) / BEAT_GRID_S) * BEAT_GRID_S
+    return on_grid(now + keepalive_s)
 
 
 def down_until(now: float, pause_s: float) -> float:

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from pilotfleet.protocol.grid import GRID_S
 from pilotfleet.protocol.packet import Flag, Packet
 from pilotfleet.protocol.stream.config import StreamConfig
 from pilotfleet.protocol.stream.events import IDLE, PEER_SILENT, StreamClosed
-from pilotfleet.protocol.stream.idle import GRID_S
 from pilotfleet.protocol.stream.state import State
 from tests.protocol.stream.support import (
     Node,

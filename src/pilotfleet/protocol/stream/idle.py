@@ -8,10 +8,10 @@ a one-byte segment that it has already taken makes a live peer answer.
 
 from __future__ import annotations
 
-import math
 from enum import Enum
 from typing import Final
 
+from pilotfleet.protocol.grid import on_grid
 from pilotfleet.protocol.stream.config import NEVER
 
 __all__ = ["IdleStep", "IdleWatch"]
@@ -21,8 +21,6 @@ PROBE_GAP_S: Final = 15.0
 MAX_MISSES: Final = 3
 
 # Of our choosing.
-GRID_S: Final = 0.25
-"""Idle connections are looked at together, at multiples of this."""
 DOUBT_GAP_S: Final = 1.0
 MAX_DOUBTS: Final = 8
 """Probes of a peer that may have been restarted: enough for a path that loses a
@@ -104,8 +102,8 @@ class IdleWatch:
         return IdleStep.SEND_ACK
 
     def _wait_until(self, deadline: float) -> None:
-        on_grid = math.ceil(deadline / GRID_S) * GRID_S
-        self.deadline = min(on_grid, self.heard_at + self._timeout)
+        # Idle connections are looked at together.
+        self.deadline = min(on_grid(deadline), self.heard_at + self._timeout)
 
     def _probe(self, now: float, gap_s: float, limit: int) -> IdleStep:
         if self._misses == limit:

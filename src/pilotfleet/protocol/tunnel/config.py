@@ -21,7 +21,6 @@ __all__ = [
     "FIRST_UPGRADE",
     "FORGET_AFTER",
     "IN_USE",
-    "KEEPALIVE_GRID",
     "KEEPALIVE_INTERVAL",
     "KEY_REQUEST_INTERVAL",
     "PATH_PROBES",
@@ -69,9 +68,6 @@ IN_USE: Final = 120.0
 FORGET_AFTER: Final = 300.0
 
 # Ours, where the reference has none or another value.
-KEEPALIVE_GRID: Final = 0.25
-"""Keepalives are due at multiples of this. A hub of ten thousand peers then wakes up
-four times a second for them, and not for each."""
 RELAY_COPY_DELAY: Final = 0.4
 """What the direct way gets before a first greeting goes by relay as well. 1.18.0
 sends both at once; the relayed one then nearly always wins, and its receiver keeps to

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Final
 
+from pilotfleet.protocol.grid import GRID_S, on_grid
 from pilotfleet.protocol.tunnel.config import (
     COOLDOWN_AFTER_GIVING_UP,
     EXCHANGE_INTERVAL,
     EXCHANGE_SENDS,
     FORGET_AFTER,
     IN_USE,
-    KEEPALIVE_GRID,
     KEEPALIVE_INTERVAL,
     PATH_PROBES,
     PATH_SILENCE,
@@ -27,14 +26,13 @@ if TYPE_CHECKING:
 __all__ = ["KEEPALIVE_LATEST", "NEVER", "Exchange", "Peer", "keepalive_at"]
 
 NEVER: Final = float("inf")
-KEEPALIVE_LATEST: Final = KEEPALIVE_INTERVAL + KEEPALIVE_GRID
+KEEPALIVE_LATEST: Final = KEEPALIVE_INTERVAL + GRID_S
 """A keepalive is due at most so long after what was sent last."""
 
 
 def keepalive_at(sent_at: float) -> float:
     """Return when a keepalive is due: on the grid that all peers share."""
-    due = sent_at + KEEPALIVE_INTERVAL
-    return math.ceil(due / KEEPALIVE_GRID) * KEEPALIVE_GRID
+    return on_grid(sent_at + KEEPALIVE_INTERVAL)
 
 
 class Exchange:

@@ -199,8 +199,8 @@ class LiveSession:
             # Where no program works there is no result that it could go with, and
             # where none follows its tasks no next one.
             case Submit(), SubmitResponse():
-                is_awaited = not (message.patient and answer.is_accepted)
-                return not is_awaited and owner.is_served(agent)
+                is_unawaited = message.patient and answer.is_accepted
+                return is_unawaited and owner.is_served(agent)
             case Results(), _:
                 return owner.is_watched(agent)
         return False
